@@ -1,0 +1,80 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Image fitting, camera intrinsics, back-projection and normal conventions.
+
+The camera optical frame of REP 103 is used throughout: x right, y down, z forward. Depth is z in
+metres, and a surface normal points toward the camera: a wall that faces it is (0, 0, -1).
+"""
+
+from dataclasses import dataclass
+import math
+
+import numpy as np
+
+# Factor per component that brings a normal of the named convention into the optical frame.
+# NYUv2's axes are right, down, toward the camera.
+NORMAL_SIGNS = {'optical': (1, 1, 1), 'nyu': (1, 1, -1)}
+
+# 480 * 0.6 is 287.99999999999994 in floating point, and means 288.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Fit:
+    """
+    An image's place in a target size: one scale for both axes, then padding right and below.
+
+    `height` and `width` are the scaled image in pixels, `padded_height` and `padded_width` what
+    the network is given; `scale` is in output pixels per input pixel.
+    """
+
+    scale: float
+    height: int
+    width: int
+    padded_height: int
+    padded_width: int
+
+
+def fit_image(size: tuple[int, int], target: tuple[int, int], multiple: int = 8) -> Fit:
+    """
+    Fit an image of `size` (height, width) into `target` (height, width) without stretching it.
+
+    The scale is the largest with which the whole image lies inside the target. The padded size is
+    the scaled size rounded up to `multiple`. Raise ValueError for a size or multiple below 1.
+    """
+    if min(*size, *target, multiple) < 1:
+        raise ValueError(f'cannot fit an image of {size} into {target} in multiples of {multiple}:'
+                         ' every one must be at least 1')
+    scale = min(target[0] / size[0], target[1] / size[1])
+    height, width = (max(1, math.floor(length * scale + _ROUNDING)) for length in size)
+    return Fit(scale, height, width,
+               math.ceil(height / multiple) * multiple, math.ceil(width / multiple) * multiple)
+
+
+def scale_intrinsics(intrinsics: np.ndarray, scale: float) -> np.ndarray:
+    """
+    Return the (3, 3) camera matrix of an image resized by `scale`.
+
+    Focal lengths, skew and principal point are multiplied, which is what image_proc's resize node
+    does and what the consumers of its CameraInfo expect.
+    """
+    return np.asarray(intrinsics, np.float64) * np.array([[scale], [scale], [1.0]])
+
+
+def back_project(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    """
+    Return the point (x, y, z) in metres of each pixel, (H, W, 3), from `depth` (H, W) along z.
+
+    The centre of pixel (row v, column u) is at (u, v), as in depth_image_proc. An unknown (NaN)
+    depth gives a point of NaNs. The type of `depth` is kept.
+    """
+    height, width = depth.shape
+    fx, fy, cx, cy = (float(intrinsics[row][column]) for row, column in
+                      ((0, 0), (1, 1), (0, 2), (1, 2)))
+    points = np.empty((height, width, 3), depth.dtype)
+    np.multiply(depth, ((np.arange(width) - cx) / fx).astype(depth.dtype), out=points[..., 0])
+    np.multiply(depth, ((np.arange(height) - cy) / fy).astype(depth.dtype)[:, None],
+                out=points[..., 1])
+    points[..., 2] = depth
+    return points

@@ -1,0 +1,98 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of the outputs for people: every function returns uint8 (H, W, 3) RGB."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+_BACKGROUND = (24, 26, 30)
+_INK = (222, 224, 228)
+_MARGIN = 8
+_FONT = cv2.FONT_HERSHEY_DUPLEX
+
+
+def color_mask(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Paint class ids `label` (H, W) uint8 with `palette` (256, 3) uint8."""
+    return palette[label]
+
+
+def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray,
+            alpha: float = 0.5) -> np.ndarray:
+    """
+    Lay the class colours over `image` (H, W, 3) uint8; unlabelled pixels (255) show the image.
+
+    `alpha` is the weight of the colours: 0 leaves the image, 1 the mask.
+    """
+    blended = cv2.addWeighted(image, 1 - alpha, palette[label], alpha, 0)
+    unlabelled = label == 255
+    blended[unlabelled] = image[unlabelled]
+    return blended
+
+
+def color_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.ndarray:
+    """
+    Paint `depth` (H, W) in metres with the turbo map: near is warm, far is cold, NaN is black.
+
+    Depth outside [min_depth, max_depth] takes the colour of the nearer end.
+    """
+    unknown = np.isnan(depth)
+    nearness = (max_depth - depth) * (255 / (max_depth - min_depth))
+    level = np.where(unknown, 0, nearness).clip(0, 255).round().astype(np.uint8)
+    color = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    color[unknown] = 0
+    return color
+
+
+def color_normal(normal: np.ndarray) -> np.ndarray:
+    """Paint unit vectors `normal` (H, W, 3) as (n + 1) / 2."""
+    return ((normal + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
+
+
+def contact_sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
+    """
+    Lay out rows of (caption, image) on one sheet, each caption above its image.
+
+    Images are uint8 (H, W, 3) RGB or (H, W) grey. Every cell is as large as the largest image;
+    a smaller one is enlarged or shrunk into its cell without stretching. Rows may be of different
+    length. Raise ValueError if there is no image.
+    """
+    images = [image for row in rows for _, image in row]
+    if not images:
+        raise ValueError('a contact sheet needs at least one image')
+    height = max(image.shape[0] for image in images)
+    width = max(image.shape[1] for image in images)
+    caption_height = int(np.clip(width // 14, 14, 40))
+    columns = max(len(row) for row in rows)
+    pitch_x, pitch_y = width + _MARGIN, height + caption_height + _MARGIN
+    sheet = np.empty((len(rows) * pitch_y + _MARGIN, columns * pitch_x + _MARGIN, 3), np.uint8)
+    sheet[:] = _BACKGROUND
+    for i, row in enumerate(rows):
+        for j, (caption, image) in enumerate(row):
+            x, y = _MARGIN + j * pitch_x, _MARGIN // 2 + i * pitch_y
+            _write(sheet[y:y + caption_height, x:x + width], caption)
+            y += caption_height
+            _place(sheet[y:y + height, x:x + width], image)
+    return sheet
+
+
+def _write(strip: np.ndarray, caption: str) -> None:
+    """Write `caption` into the strip, in smaller letters if it would not fit."""
+    height, width = strip.shape[:2]
+    (unit_width, unit_height), _ = cv2.getTextSize(caption + 'Ag', _FONT, 1.0, 1)
+    scale = min(0.6 * height / unit_height, width / unit_width)
+    cv2.putText(strip, caption, (0, int(0.7 * height)), _FONT, scale, _INK, 1, cv2.LINE_AA)
+
+
+def _place(cell: np.ndarray, image: np.ndarray) -> None:
+    """Put the image, scaled to fit, into the middle of the cell."""
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    scale = min(cell.shape[0] / image.shape[0], cell.shape[1] / image.shape[1])
+    if scale != 1:
+        size = [max(1, round(length * scale)) for length in (image.shape[1], image.shape[0])]
+        image = cv2.resize(image, size,
+                           interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    y, x = ((cell.shape[axis] - image.shape[axis]) // 2 for axis in (0, 1))
+    cell[y:y + image.shape[0], x:x + image.shape[1]] = image
