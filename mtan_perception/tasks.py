@@ -1,0 +1,63 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Name the tasks of a network and how many channels each one predicts."""
+
+from collections.abc import Iterable
+import re
+
+SEGMENTATION = 'segmentation'
+DEPTH = 'depth'
+NORMAL = 'normal'
+
+NYUV2_TASKS = {SEGMENTATION: 13, DEPTH: 1, NORMAL: 3}
+
+# A task's name becomes part of tensor, topic and parameter names, so it has to suit all of them.
+_NAME = re.compile(r'[a-z][a-z0-9_]*')
+_FIXED_CHANNELS = {DEPTH: 1, NORMAL: 3}
+
+
+def parse_tasks(text: str) -> dict[str, int]:
+    """
+    Read ``segmentation:13,depth:1,normal:3`` into an ordered mapping name -> channels.
+
+    Raise ValueError naming the entry that is malformed, doubled or has an impossible number
+    of channels (depth has 1, normal has 3, segmentation at most 255).
+    """
+    tasks: dict[str, int] = {}
+    for entry in text.split(','):
+        name, colon, channels = (part.strip() for part in entry.partition(':'))
+        if not (_NAME.fullmatch(name) and colon and channels.isdecimal()):
+            raise ValueError(
+                f'tasks: cannot read {entry!r}; write name:channels with a lower-case name, '
+                f'for example segmentation:13,depth:1,normal:3')
+        if name in tasks:
+            raise ValueError(f'tasks: {name!r} is listed twice; name each task once')
+        tasks[name] = int(channels)
+        _check_channels(name, tasks[name])
+    return tasks
+
+
+def select_tasks(names: Iterable[str], available: Iterable[str]) -> tuple[str, ...]:
+    """
+    Return the wanted ``names`` in the order of ``available``, each once.
+
+    Raise ValueError naming an unknown task and the choices.
+    """
+    wanted, choices = set(names), tuple(available)
+    unknown = sorted(wanted.difference(choices))
+    if unknown:
+        raise ValueError(
+            f'tasks: unknown {", ".join(map(repr, unknown))}; '
+            f'this network has {", ".join(choices)}')
+    return tuple(name for name in choices if name in wanted)
+
+
+def _check_channels(name: str, channels: int) -> None:
+    fixed = _FIXED_CHANNELS.get(name)
+    if fixed is not None and channels != fixed:
+        raise ValueError(f'tasks: {name} has {fixed} channel(s), not {channels}')
+    if channels < 1:
+        raise ValueError(f'tasks: {name} needs at least 1 channel, not {channels}')
+    if name == SEGMENTATION and channels > 255:
+        raise ValueError(
+            f'tasks: segmentation has at most 255 classes (255 marks unlabelled), not {channels}')
