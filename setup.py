@@ -1,0 +1,51 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Install mtan_perception as an ament_python package."""
+
+from pathlib import Path
+import re
+
+from setuptools import find_packages, setup
+
+NAME = 'mtan_perception'
+HERE = Path(__file__).resolve().parent
+# Read as text: importing the package is not possible in every build environment.
+VERSION = re.search(r"^__version__ = '([^']+)'", (HERE / NAME / '__init__.py').read_text(), re.M)
+
+
+def share(folder: str, *patterns: str) -> tuple[str, list[str]]:
+    """Return the data_files entry that installs `folder`'s files under share/NAME/folder."""
+    files = sorted(path for pattern in patterns for path in (HERE / folder).glob(pattern))
+    return f'share/{NAME}/{folder}', [str(path.relative_to(HERE)) for path in files]
+
+
+setup(
+    name=NAME,
+    version=VERSION.group(1),
+    description='Segmentation, depth and surface normals from one camera, as ROS 2 topics',
+    author='The mtan_perception authors',
+    maintainer='The mtan_perception maintainers',
+    maintainer_email='maintainer@mtan-perception.dev',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=[NAME, f'{NAME}.*']),
+    package_data={NAME: ['weights/*.safetensors']},
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
+        (f'share/{NAME}', ['package.xml']),
+        share('launch', '*.launch.py'),
+        share('config', '*.yaml', '*.rviz', '*.xml'),
+        share('config/labels', '*.yaml'),
+    ],
+    # torch and the rest are left to the installer (see README.md): under colcon they come from
+    # the system or the virtual environment, and a requirement here would stop the scripts.
+    install_requires=['setuptools'],
+    zip_safe=False,
+    entry_points={
+        'console_scripts': [
+            f'mtan_node = {NAME}.node.mtan_node:main',
+            f'camera_node = {NAME}.node.camera_node:main',
+            f'mtan = {NAME}.cli.main:main',
+        ],
+    },
+)
