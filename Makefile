@@ -20,9 +20,7 @@ BIN := $(VENV)/bin
 # The stamp's name holds a hash of all that set-up depends on, so a second call does nothing, an
 # interrupted one is taken up again, and a changed requirement, entry point or checkout path redoes it.
 REQUIREMENTS := requirements/base.txt requirements/$(ROS_DISTRO).txt requirements/test.txt
-INSTALLED := setup.py setup.cfg package.xml mtan_perception/__init__.py \
-             $(wildcard launch/* config/*.* config/labels/*)
-HASH := $(shell { echo '$(CURDIR)'; cat $(REQUIREMENTS) $(INSTALLED); } 2>/dev/null \
+HASH := $(shell { echo '$(CURDIR)'; cat $(REQUIREMENTS) setup.py setup.cfg; } 2>/dev/null \
           | sha256sum | cut -c1-16)
 STAMP := $(VENV)/.ready-$(HASH)
 
@@ -34,7 +32,8 @@ export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV)
 export RMW_IMPLEMENTATION := rmw_fastrtps_cpp
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-PIP := $(BIN)/python -m pip --no-input
+# pip shows its progress on a terminal, and only warnings in a log.
+PIP := $(BIN)/python -m pip --no-input $(shell [ -t 2 ] || echo --quiet)
 
 # On a terminal the command is a job of its own: Ctrl-C reaches it and not make, so its own exit
 # code, and not make's `Interrupt`, is what comes back. Elsewhere it takes the shell's place and gets
@@ -53,19 +52,20 @@ help: ## Show this list
 	@echo "  ARGS='-k codec'           test: options for pytest; demo: further options"
 
 setup: $(STAMP) ## Create the virtual environment, once: ROS 2 wheels, torch, this package
+	@echo '$(VENV) is ready.'
 
-demo: setup ## Camera, network and monitor as separate ROS 2 processes (SOURCE=, DURATION=)
+demo: $(STAMP) ## Camera, network and monitor as separate ROS 2 processes (SOURCE=, DURATION=)
 	@$(call foreground,$(BIN)/python -m mtan_perception.node.demo \
 	  $(if $(SOURCE),--source '$(SOURCE)') $(if $(DURATION),--duration '$(DURATION)') $(ARGS))
 
-test: setup ## Run every test (ARGS='-k name' for some)
+test: $(STAMP) ## Run every test (ARGS='-k name' for some)
 	@$(call foreground,$(BIN)/python -m pytest $(ARGS))
 
-lint: setup ## Run ruff, the ament linters and the import rules
+lint: $(STAMP) ## Run ruff, the ament linters and the import rules
 	@$(BIN)/ruff check
 	@$(BIN)/python -m pytest -q test/test_lint.py test/test_imports.py
 
-build: setup ## Build with colcon into build/ and install/
+build: $(STAMP) ## Build with colcon into build/ and install/
 	@$(BIN)/python -m colcon build --base-paths . --packages-select mtan_perception $(ARGS)
 
 clean: ## Remove what build and the demo made (the virtual environments stay)
@@ -87,8 +87,7 @@ $(STAMP):
 	@echo '3.3 GB, most of it torch with CUDA, and takes 7 GB of disk. Ctrl-C is safe: the next call goes on.'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || '$(PYTHON)' -m venv --clear $(VENV)
 	@touch $(VENV)/COLCON_IGNORE
-	$(PIP) install -q $(REQUIREMENTS:%=-r %)
-	$(PIP) install -q --no-deps --no-build-isolation --use-pep517 -e .
+	$(PIP) install $(REQUIREMENTS:%=-r %)
+	$(PIP) install --no-deps --no-build-isolation --use-pep517 -e .
 	@rm -f $(VENV)/.ready-*
 	@touch $@
-	@echo '$(VENV) is ready.'
