@@ -1,0 +1,3 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The ROS 2 nodes; nothing outside this folder imports rclpy."""

@@ -1,0 +1,119 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the node counts, and how it reads on /diagnostics."""
+
+from collections import Counter
+import statistics
+import threading
+import time
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+LOG_PERIOD = 5.0
+"""An error of one kind is logged at most once in so many seconds; every one is counted."""
+
+
+class Statistics:
+    """Counts of a run and timings since the last report; the executor and the worker write it."""
+
+    def __init__(self):
+        """Start to count."""
+        self._lock = threading.Lock()
+        self._received = 0
+        self._published = 0
+        self._errors: Counter[str] = Counter()
+        self._last_error = ''
+        self._logged: dict[str, float] = {}
+        self._clear_window()
+
+    def count_received(self) -> None:
+        """Count an image message."""
+        with self._lock:
+            self._received += 1
+            self._window_received += 1
+
+    def count_published(self, latency: float, stages: dict[str, float]) -> None:
+        """
+        Count a frame whose outputs were published.
+
+        :param latency: from the arrival of the image to the end of publishing, in seconds.
+        :param stages: parts of it by name, in seconds.
+        """
+        with self._lock:
+            self._published += 1
+            self._latencies.append(latency)
+            for name, seconds in stages.items():
+                self._stages.setdefault(name, []).append(seconds)
+
+    def count_error(self, kind: str, text: str) -> bool:
+        """
+        Count an error.
+
+        :param kind: what failed, in one or two words; errors are counted and throttled by it.
+        :returns: whether it is due to be logged.
+        """
+        now = time.monotonic()
+        with self._lock:
+            self._errors[kind] += 1
+            self._window_errors += 1
+            self._last_error = text
+            if now - self._logged.get(kind, -LOG_PERIOD) < LOG_PERIOD:
+                return False
+            self._logged[kind] = now
+            return True
+
+    def take_report(self) -> tuple[bytes, str, dict[str, str]]:
+        """
+        Sum up and start the next window.
+
+        :returns: level of DiagnosticStatus, message, values.
+        """
+        with self._lock:
+            seconds = max(time.monotonic() - self._window_start, 1e-3)
+            values = {
+                'images received': str(self._received),
+                'frames published': str(self._published),
+                'input rate (Hz)': f'{self._window_received / seconds:.2f}',
+                'output rate (Hz)': f'{len(self._latencies) / seconds:.2f}',
+            }
+            if self._latencies:
+                values['latency (ms)'] = _milliseconds(self._latencies)
+            for name, durations in self._stages.items():
+                values[f'{name} (ms)'] = _milliseconds(durations)
+            for kind, count in sorted(self._errors.items()):
+                values[f'errors: {kind}'] = str(count)
+            if self._last_error:
+                values['last error'] = self._last_error
+            level, message = self._judge()
+            self._clear_window()
+        return level, message, values
+
+    def _judge(self) -> tuple[bytes, str]:
+        if self._window_errors:
+            return DiagnosticStatus.ERROR, self._last_error
+        if not self._window_received:
+            return DiagnosticStatus.WARN, 'no image arrives'
+        return DiagnosticStatus.OK, 'running'
+
+    def _clear_window(self) -> None:
+        self._window_start = time.monotonic()
+        self._window_received = 0
+        self._window_errors = 0
+        self._latencies: list[float] = []
+        self._stages: dict[str, list[float]] = {}
+
+
+def diagnostic_array(
+    stamp, name: str, hardware: str, level: bytes, message: str, values: dict[str, str],
+) -> DiagnosticArray:
+    """Fill the message; `hardware` is the device the network runs on."""
+    array = DiagnosticArray()
+    array.header.stamp = stamp
+    array.status = [DiagnosticStatus(
+        name=name, hardware_id=hardware, level=level, message=message,
+        values=[KeyValue(key=key, value=value) for key, value in values.items()])]
+    return array
+
+
+def _milliseconds(durations: list[float]) -> str:
+    return f'{1000 * statistics.median(durations):.1f}'

@@ -1,0 +1,158 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The node's parameters: one table of defaults, meanings, ranges and when each may change."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
+
+# When a parameter may change.
+LIVE = 'takes effect with the next frame'
+INACTIVE = 'may change while the node is not active'
+UNCONFIGURED = 'may change while the node is not configured'
+START = 'read once at the start'
+
+
+@dataclass(frozen=True)
+class Specification:
+    """One parameter as `ros2 param describe` shows it."""
+
+    default: Any
+    meaning: str
+    change: str
+    range: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Build the descriptor to declare it with."""
+        descriptor = ParameterDescriptor(
+            description=f'{self.meaning}; {self.change}', read_only=self.change == START)
+        if self.choices:
+            descriptor.additional_constraints = 'one of ' + ', '.join(self.choices)
+        if self.range and isinstance(self.default, int):
+            descriptor.integer_range = [
+                IntegerRange(from_value=self.range[0], to_value=self.range[1], step=1)]
+        elif self.range:
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=self.range[0], to_value=self.range[1])]
+        return descriptor
+
+
+SPECIFICATIONS = {
+    'weights': Specification(
+        'default', "Weights: a .safetensors file, 'default', or 'random' to try without",
+        UNCONFIGURED),
+    'device': Specification(
+        'auto', 'Device: auto (CUDA where there is one), cpu, cuda or cuda:N', UNCONFIGURED),
+    'precision': Specification(
+        'auto', 'Arithmetic: auto is fp16 on CUDA and fp32 on a CPU', UNCONFIGURED,
+        choices=('auto', 'fp32', 'fp16', 'bf16')),
+    'backend': Specification(
+        'auto', 'Runtime that runs the network', UNCONFIGURED, choices=('auto', 'torch')),
+    'image_transport': Specification(
+        'raw', 'Subscribe to the image topic itself (raw) or to its /compressed', INACTIVE,
+        choices=('raw', 'compressed')),
+    'tasks': Specification(
+        [SEGMENTATION, DEPTH, NORMAL], 'Tasks to run, of those that the weights know', LIVE),
+    'input_height': Specification(
+        288, 'The image is scaled to fit into this height, in pixels', LIVE, (32, 4096)),
+    'input_width': Specification(
+        384, 'The image is scaled to fit into this width, in pixels', LIVE, (32, 4096)),
+    'max_rate': Specification(
+        0.0, 'Process at most so many frames a second, in Hz; 0 for no limit', LIVE,
+        (0.0, 1000.0)),
+    'confidence_threshold': Specification(
+        0.0, 'Pixels with a class probability below this are unlabelled (255) in the mask', LIVE,
+        (0.0, 1.0)),
+    'min_depth': Specification(
+        0.1, 'Depth below this is unknown (NaN), in metres', LIVE, (0.0, 1000.0)),
+    'max_depth': Specification(
+        10.0, 'Depth above this is unknown (NaN), in metres', LIVE, (0.0, 1000.0)),
+    'overlay_alpha': Specification(
+        0.5, 'Opacity of the class colours over the image in segmentation/color', LIVE,
+        (0.0, 1.0)),
+    'autostart': Specification(
+        True, 'Configure and activate the node at its start', START),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One consistent set of the parameters' values; a frame is processed under one of them."""
+
+    weights: str
+    device: str
+    precision: str
+    backend: str
+    image_transport: str
+    tasks: tuple[str, ...]
+    input_height: int
+    input_width: int
+    max_rate: float
+    confidence_threshold: float
+    min_depth: float
+    max_depth: float
+    overlay_alpha: float
+    autostart: bool
+
+    def __post_init__(self):
+        """
+        Check what no range expresses.
+
+        :raises ValueError: naming the parameter, the value and the choices.
+        """
+        for name, specification in SPECIFICATIONS.items():
+            value = getattr(self, name)
+            if specification.choices and value not in specification.choices:
+                raise ValueError(
+                    f"parameter '{name}' is '{value}'; it must be one of "
+                    f"{', '.join(specification.choices)}")
+        if not self.min_depth < self.max_depth:
+            raise ValueError(
+                f"parameter 'min_depth' is {self.min_depth:g} and 'max_depth' is "
+                f'{self.max_depth:g}; the first must be less than the second')
+        if not self.tasks:
+            raise ValueError(
+                "parameter 'tasks' is empty; name at least one, or deactivate the node")
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width that an image is scaled to fit into, in pixels."""
+        return self.input_height, self.input_width
+
+    def updated(self, parameters: list[Parameter]) -> 'Settings':
+        """Return these settings with the parameters' new values; others' parameters are passed."""
+        values = {
+            parameter.name: _plain(parameter.value) for parameter in parameters
+            if parameter.name in SPECIFICATIONS}
+        return dataclasses.replace(self, **values)
+
+
+def declare_parameters(node: Node) -> Settings:
+    """
+    Declare every parameter with its description, type and range.
+
+    :returns: their values from the command line, a parameter file or the table.
+    :raises ValueError: for values that contradict one another or are no choice.
+    """
+    return Settings(**{
+        name: _plain(node.declare_parameter(
+            name, specification.default, specification.descriptor()).value)
+        for name, specification in SPECIFICATIONS.items()})
+
+
+def changes(parameters: list[Parameter], when: str) -> list[str]:
+    """Name those of the parameters that may change only `when`."""
+    return [
+        parameter.name for parameter in parameters
+        if parameter.name in SPECIFICATIONS and SPECIFICATIONS[parameter.name].change == when]
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,85 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The table of parameters and the settings made from it."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip('rclpy', reason='the node needs rclpy')
+
+from rclpy.parameter import Parameter
+import yaml
+
+from mtan_perception.node.parameters import (
+    changes,
+    INACTIVE,
+    LIVE,
+    Settings,
+    SPECIFICATIONS,
+    UNCONFIGURED,
+)
+
+CONFIG = Path(__file__).parents[2] / 'config' / 'mtan.yaml'
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(**{
+        name: tuple(s.default) if isinstance(s.default, list) else s.default
+        for name, s in SPECIFICATIONS.items()})
+
+
+def test_the_settings_have_a_field_for_each_parameter():
+    assert [field.name for field in dataclasses.fields(Settings)] == list(SPECIFICATIONS)
+
+
+def test_the_shipped_file_names_every_parameter_with_its_default():
+    nodes = yaml.safe_load(CONFIG.read_text())
+    (values,) = (v['ros__parameters'] for k, v in nodes.items() if 'mtan' in k)
+    defaults = {name: s.default for name, s in SPECIFICATIONS.items()}
+    assert {name: values.get(name) for name in defaults} == defaults
+
+
+@pytest.mark.parametrize('name, specification', SPECIFICATIONS.items())
+def test_descriptors_tell_meaning_and_range(name, specification):
+    descriptor = specification.descriptor()
+    assert specification.meaning in descriptor.description
+    assert specification.change in descriptor.description
+    number = isinstance(specification.default, (int, float))
+    if number and not isinstance(specification.default, bool):
+        (limits,) = [*descriptor.integer_range, *descriptor.floating_point_range]
+        assert limits.from_value <= specification.default <= limits.to_value
+
+
+@pytest.mark.parametrize('values, text', [
+    ({'precision': 'fp8'}, "'precision' is 'fp8'.*fp32, fp16, bf16"),
+    ({'image_transport': 'theora'}, "'image_transport' is 'theora'.*raw, compressed"),
+    ({'min_depth': 5.0, 'max_depth': 5.0}, "'min_depth' is 5 and 'max_depth' is 5"),
+    ({'min_depth': float('nan')}, "'min_depth' is nan"),
+    ({'tasks': []}, "'tasks' is empty"),
+])
+def test_values_that_no_range_excludes(settings, values, text):
+    parameters = [SimpleNamespace(name=name, value=value) for name, value in values.items()]
+    with pytest.raises(ValueError, match=text):
+        settings.updated(parameters)
+
+
+def test_an_update_is_taken_as_a_whole_and_leaves_the_original(settings):
+    updated = settings.updated([
+        Parameter('min_depth', value=11.0), Parameter('max_depth', value=20.0),
+        Parameter('tasks', value=['depth']), Parameter('use_sim_time', value=True)])
+    assert (updated.min_depth, updated.max_depth, updated.tasks) == (11.0, 20.0, ('depth',))
+    assert settings.min_depth == 0.1
+    assert updated.input_size == (288, 384)
+
+
+def test_changes_by_when_they_are_allowed():
+    parameters = [
+        Parameter('weights', value='x'), Parameter('max_rate', value=1.0),
+        Parameter('image_transport', value='raw'), Parameter('use_sim_time', value=True)]
+    assert changes(parameters, UNCONFIGURED) == ['weights']
+    assert changes(parameters, INACTIVE) == ['image_transport']
+    assert changes(parameters, LIVE) == ['max_rate']
