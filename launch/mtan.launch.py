@@ -1,0 +1,121 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Start mtan_node on a camera.
+
+    ros2 launch mtan_perception mtan.launch.py image:=/camera/image_raw
+"""
+
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+CONFIG = Path(__file__).resolve().parent.parent / 'config'
+
+# Argument, type and meaning of what overrides the parameter of the same name. All are empty by
+# default, which leaves the value to params_file: no default stands here a second time.
+OVERRIDES = (
+    ('weights', str, "weights: a .safetensors file, 'default' or 'random'"),
+    ('device', str, 'device: auto, cpu, cuda or cuda:N'),
+    ('precision', str, 'arithmetic: auto, fp32, fp16 or bf16'),
+    ('backend', str, 'what runs the network: auto or torch'),
+    ('tasks', list[str], 'tasks to run, for example segmentation,depth'),
+    ('input_height', int, 'the image is scaled to fit into this height, in pixels'),
+    ('input_width', int, 'the image is scaled to fit into this width, in pixels'),
+    ('image_transport', str, 'raw or compressed'),
+    ('max_rate', float, 'frames a second at most, in Hz; 0 for no limit'),
+    ('confidence_threshold', float, 'less probable pixels are unlabelled, 0 to 1'),
+    ('autostart', bool, 'configure and activate at the start'),
+    ('use_sim_time', bool, 'take the time from /clock'),
+)
+COLOR_TOPICS = ('segmentation/color', 'depth/color', 'normal/color')
+DEPTH_TOPICS = ('depth/image_rect', 'depth/camera_info')
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([
+        DeclareLaunchArgument('image', default_value='image', description='image topic'),
+        DeclareLaunchArgument(
+            'camera_info', default_value='',
+            description='camera_info topic; empty: the one beside the image topic'),
+        DeclareLaunchArgument('namespace', default_value='', description="the node's namespace"),
+        DeclareLaunchArgument('name', default_value='mtan', description="the node's name"),
+        DeclareLaunchArgument(
+            'params_file', default_value=str(CONFIG / 'mtan.yaml'),
+            description='YAML file of parameters'),
+        *(DeclareLaunchArgument(
+            name, default_value='', description=f'{meaning}; empty: as in params_file')
+          for name, _, meaning in OVERRIDES),
+        DeclareLaunchArgument(
+            'log_level', default_value='info',
+            description='debug, info, warn, error or fatal, or LOGGER:=LEVEL'),
+        DeclareLaunchArgument(
+            'respawn', default_value='false', description='start the node again when it ends'),
+        DeclareLaunchArgument('rviz', default_value='false', description='open the RViz view'),
+        OpaqueFunction(function=fast_dds_profile),
+        OpaqueFunction(function=nodes),
+    ])
+
+
+def fast_dds_profile(context: LaunchContext) -> list[SetEnvironmentVariable]:
+    """Give large images room in shared memory, unless a profile has been chosen already."""
+    # Fast DDS 3 (Kilted and later) warns about the name that Fast DDS 2 reads.
+    fast_dds_2 = context.environment.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
+    variable = f'{"FASTRTPS" if fast_dds_2 else "FASTDDS"}_DEFAULT_PROFILES_FILE'
+    if context.environment.get(variable):
+        return []
+    return [SetEnvironmentVariable(variable, str(CONFIG / 'fastdds.xml'))]
+
+
+def nodes(context: LaunchContext) -> list[Node]:
+    """Return mtan_node, and RViz for whoever asks for it, with the arguments' values filled in."""
+    arguments = context.launch_configurations
+    image = arguments['image']
+    camera_info = arguments['camera_info'] or beside(image, 'camera_info')
+    namespace, name = arguments['namespace'].strip('/'), arguments['name']
+    prefix = f'/{namespace}/{name}' if namespace else f'/{name}'
+    overrides = {key: parameter_value(context, key, kind)
+                 for key, kind, _ in OVERRIDES if arguments[key]}
+    return [
+        Node(
+            package='mtan_perception', executable='mtan_node', name=name, namespace=namespace,
+            parameters=[arguments['params_file'], overrides],
+            remappings=[('image', image), ('camera_info', camera_info)],
+            ros_arguments=['--log-level', arguments['log_level']],
+            respawn=LaunchConfiguration('respawn'), respawn_delay=2.0,
+            output='screen', emulate_tty=True),
+        Node(
+            package='rviz2', executable='rviz2', name='rviz', namespace=namespace,
+            arguments=['--display-config', str(CONFIG / 'mtan.rviz')],
+            remappings=[('/image', image)] + [
+                (f'/mtan/{topic}', f'{prefix}/{topic}') for topic in COLOR_TOPICS + DEPTH_TOPICS],
+            condition=IfCondition(LaunchConfiguration('rviz')), output='log'),
+    ]
+
+
+def beside(topic: str, other: str) -> str:
+    """Return the topic `other` in the namespace of `topic`, where a camera driver puts it."""
+    namespace, slash, _ = topic.rpartition('/')
+    return namespace + slash + other
+
+
+def parameter_value(context: LaunchContext, name: str, kind: type):
+    """
+    Convert an argument to its parameter's type; a list may be given as `a,b` or as `[a, b]`.
+
+    Raise ValueError naming the argument.
+    """
+    text = context.launch_configurations[name]
+    if kind == list[str]:
+        return [item.strip(' \'"') for item in text.strip(' []').split(',')]
+    value = ParameterValue(LaunchConfiguration(name), value_type=kind)
+    try:
+        value.evaluate(context)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}:={text}: a value of type '{kind.__name__}' is needed") from error
+    return value
