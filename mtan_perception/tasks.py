@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Name the tasks of a network and how many channels each one predicts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import re
 
 SEGMENTATION = 'segmentation'
@@ -20,21 +20,43 @@ def parse_tasks(text: str) -> dict[str, int]:
     """
     Read ``segmentation:13,depth:1,normal:3`` into an ordered mapping name -> channels.
 
-    Raise ValueError naming the entry that is malformed, doubled or has an impossible number
-    of channels (depth has 1, normal has 3, segmentation at most 255).
+    Raise ValueError naming an entry that is malformed or doubled, and as ``check_tasks`` does.
     """
     tasks: dict[str, int] = {}
     for entry in text.split(','):
-        name, colon, channels = (part.strip() for part in entry.partition(':'))
-        if not (_NAME.fullmatch(name) and colon and channels.isdecimal()):
+        name, _, channels = (part.strip() for part in entry.partition(':'))
+        if not channels.isdecimal():
             raise ValueError(
-                f'tasks: cannot read {entry!r}; write name:channels with a lower-case name, '
+                f'tasks: cannot read {entry!r}; write name:channels, '
                 f'for example segmentation:13,depth:1,normal:3')
         if name in tasks:
             raise ValueError(f'tasks: {name!r} is listed twice; name each task once')
         tasks[name] = int(channels)
-        _check_channels(name, tasks[name])
+    check_tasks(tasks)
     return tasks
+
+
+def check_tasks(tasks: Mapping[str, int]) -> None:
+    """
+    Raise ValueError naming a task whose name or number of channels cannot be.
+
+    A name is lower-case letters, digits and underscores. Depth has 1 channel, normal has 3,
+    segmentation at most 255, any other task at least 1.
+    """
+    if not tasks:
+        raise ValueError('tasks: none given; name at least one, for example depth:1')
+    for name, channels in tasks.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f'tasks: {name!r} cannot name a task; use lower-case letters, digits and _')
+        fixed = _FIXED_CHANNELS.get(name)
+        if fixed is not None and channels != fixed:
+            raise ValueError(f'tasks: {name} has {fixed} channel(s), not {channels}')
+        if channels < 1:
+            raise ValueError(f'tasks: {name} needs at least 1 channel, not {channels}')
+        if name == SEGMENTATION and channels > 255:
+            raise ValueError(f'tasks: segmentation has at most 255 classes '
+                             f'(255 marks unlabelled), not {channels}')
 
 
 def select_tasks(names: Iterable[str], available: Iterable[str]) -> tuple[str, ...]:
@@ -50,14 +72,3 @@ def select_tasks(names: Iterable[str], available: Iterable[str]) -> tuple[str, .
             f'tasks: unknown {", ".join(map(repr, unknown))}; '
             f'this network has {", ".join(choices)}')
     return tuple(name for name in choices if name in wanted)
-
-
-def _check_channels(name: str, channels: int) -> None:
-    fixed = _FIXED_CHANNELS.get(name)
-    if fixed is not None and channels != fixed:
-        raise ValueError(f'tasks: {name} has {fixed} channel(s), not {channels}')
-    if channels < 1:
-        raise ValueError(f'tasks: {name} needs at least 1 channel, not {channels}')
-    if name == SEGMENTATION and channels > 255:
-        raise ValueError(
-            f'tasks: segmentation has at most 255 classes (255 marks unlabelled), not {channels}')

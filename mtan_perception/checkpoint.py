@@ -1,0 +1,376 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Weights on disk: safetensors with a card that says what the network is and what it learnt.
+
+Foreign checkpoints of the same network are read as tensors alone, never unpickled.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+import json
+import os
+from pathlib import Path
+import pickle
+import re
+from typing import Any
+
+from safetensors import safe_open, SafetensorError
+from safetensors.torch import save_file
+import torch
+from torch import nn, Tensor
+
+from mtan_perception.labels import LabelSet, NYUV2_13
+from mtan_perception.network import MTANDeepLabv3
+from mtan_perception.network.dilated_resnet import BACKBONES
+from mtan_perception.tasks import check_tasks, DEPTH, NYUV2_TASKS, SEGMENTATION
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+NORMAL_AXES = ('optical', 'nyu')
+
+DEFAULT_WEIGHTS = Path(__file__).parent / 'weights' / 'default.safetensors'
+
+_FORMAT = 'mtan_perception'
+_FORMAT_VERSION = '1'
+
+
+class CheckpointError(ValueError):
+    """A weights file that cannot be used; the message names the file, the fault, the remedy."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """
+    What one has to know to run a network's weights and to read its outputs.
+
+    :param tasks: name -> channels, in the network's order.
+    :param labels: the classes of ``segmentation``; None where it is not a task.
+    :param input_size: (height, width) in pixels that it was trained at.
+    :param mean: and ``std``, applied to RGB in 0..1 as (rgb - mean) / std.
+    :param focal_length: in pixels at ``input_size``, that depth was learnt for; None: unknown.
+    :param depth_unit: unit of the depth output.
+    :param normal_axes: 'optical' (right, down, forward) or 'nyu' (right, down, toward the
+        camera): the axes that the normal output is in.
+    :param training: summary of the training, anything that JSON can hold.
+    :raises ValueError: naming the entry that cannot be.
+    """
+
+    tasks: dict[str, int]
+    backbone: str = 'resnet50'
+    output_stride: int = 8
+    head_channels: int = 256
+    aspp_rates: tuple[int, ...] = (12, 24, 36)
+    labels: LabelSet | None = None
+    input_size: tuple[int, int] = (288, 384)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    focal_length: float | None = None
+    depth_unit: str = 'metre'
+    normal_axes: str = 'optical'
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_tasks(self.tasks)
+        classes = self.tasks.get(SEGMENTATION)
+        if self.labels is not None and len(self.labels.names) != classes:
+            raise ValueError(
+                f'labels: {self.labels.name} has {len(self.labels.names)} classes, but the '
+                f'segmentation task has {classes}; choose the label set it was trained with')
+        if len(self.input_size) != 2 or min(self.input_size) < 1:
+            raise ValueError(f'input_size: {self.input_size}; give (height, width) in pixels')
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f'mean {self.mean}, std {self.std}: give three each, std above 0')
+        if self.focal_length is not None and not self.focal_length > 0:
+            raise ValueError(
+                f'focal_length: {self.focal_length}; give pixels above 0, or nothing')
+        if self.normal_axes not in NORMAL_AXES:
+            raise ValueError(
+                f'normal_axes: {self.normal_axes!r}; choose one of {", ".join(NORMAL_AXES)}')
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the card as the metadata of a safetensors file."""
+        card = asdict(replace(self, labels=None))
+        card['labels'] = self.labels and self.labels.to_dict()
+        return {'format': _FORMAT, 'format_version': _FORMAT_VERSION, 'card': json.dumps(card)}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> 'ModelCard':
+        """Read what ``to_metadata`` wrote; CheckpointError for anything else."""
+        if metadata.get('format') != _FORMAT:
+            raise CheckpointError(
+                'holds no mtan_perception card, so it is the weights of something else; '
+                'choose a file written by mtan train or mtan import')
+        version = metadata.get('format_version')
+        if version != _FORMAT_VERSION:
+            raise CheckpointError(
+                f'has format version {version}, and this release reads {_FORMAT_VERSION}; '
+                f'use the release of mtan_perception that wrote it, or export it again')
+        try:
+            card = json.loads(metadata['card'])
+            labels = card.pop('labels')
+            card = {name: tuple(value) if isinstance(value, list) else value
+                    for name, value in card.items()}
+            return cls(**card, labels=labels and LabelSet.from_dict(labels))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f'has a damaged card ({type(error).__name__}: {error}); '
+                f'copy the file again or write it anew') from error
+
+
+COMPACT = ModelCard(
+    tasks=NYUV2_TASKS, backbone='resnet18', output_stride=16, head_channels=128,
+    aspp_rates=(3, 6, 9), labels=NYUV2_13)
+
+
+def build_network(card: ModelCard) -> MTANDeepLabv3:
+    """Return the network that the card describes, freshly initialised."""
+    return MTANDeepLabv3(card.tasks, card.backbone, card.output_stride, card.head_channels,
+                         card.aspp_rates)
+
+
+def load_network(weights: str | os.PathLike) -> tuple[MTANDeepLabv3, ModelCard]:
+    """
+    Return a network in eval mode and float32 on the CPU, and its card.
+
+    :param weights: the path of a weights file; ``default`` for the shipped ones; ``random`` for
+        a compact untrained network, the same one each time, to prove that a system is alive.
+    :raises CheckpointError: naming the file, what is wrong with it and the remedy.
+    """
+    if str(weights) == 'random':
+        return _random_network().eval(), COMPACT
+    path = Path(weights)
+    if str(weights) == 'default':
+        path = DEFAULT_WEIGHTS
+        if not path.is_file():
+            raise CheckpointError(
+                f'weights: default is not shipped with this release ({path} is missing); '
+                f'give the path of a weights file, or random for a proof of life')
+    state, card = read_checkpoint(path)
+    state = {name: tensor.float() if tensor.is_floating_point() else tensor
+             for name, tensor in state.items()}
+    with torch.device('meta'):  # no time lost on random numbers that are replaced at once
+        network = build_network(card)
+    _check_tensors(path, state, network.state_dict(), 'The file does not fit its own card')
+    network.load_state_dict(state, assign=True)
+    return network.eval(), card
+
+
+def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], ModelCard]:
+    """Return the tensors, on the CPU in the type they were saved in, and the card of a file."""
+    path = Path(path)
+    with _open(path) as file:
+        card = _read_card(path, file)
+        return {name: file.get_tensor(name) for name in file.keys()}, card
+
+
+def read_card(path: str | os.PathLike) -> ModelCard:
+    """Return the card alone, without reading the tensors."""
+    path = Path(path)
+    with _open(path) as file:
+        return _read_card(path, file)
+
+
+def save_checkpoint(path: str | os.PathLike, network: nn.Module | Mapping[str, Tensor],
+                    card: ModelCard, dtype: torch.dtype | None = None) -> None:
+    """
+    Write weights and card, all or nothing: a failure leaves an existing file as it was.
+
+    :param network: the network or its state dict, on any device.
+    :param dtype: type to store floating-point tensors in; None for the type they have.
+    :raises OSError: if the file cannot be written.
+    """
+    state = network.state_dict() if isinstance(network, nn.Module) else network
+    state = {name: _storable(tensor, dtype) for name, tensor in state.items()}
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(state, temporary, card.to_metadata())
+        temporary.chmod(mode)  # safetensors leaves a file that only its owner may read
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except SafetensorError as error:  # how safetensors passes on a full disk
+        raise OSError(f'{path}: cannot be written ({error})') from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def import_reference(path: str | os.PathLike, tasks: Mapping[str, int],
+                     backbone: str = 'resnet50') -> dict[str, Tensor]:
+    """
+    Read a ``.pth`` of this network in the names of the reference code or of LibMTL.
+
+    :param tasks: name -> channels, in the order that the network was trained with.
+    :returns: a state dict in our names, float32, for ``MTANDeepLabv3(tasks, backbone)``.
+    :raises CheckpointError: for a file that is no state dict, that would run code, or whose
+        tensors do not fit; each unknown, missing and mis-shaped one is listed.
+
+    The state dict may be wrapped (``state_dict``, ``model``, ``model_state_dict``), its names
+    may start with ``module.``, and BatchNorm's ``num_batches_tracked`` may be absent.
+    """
+    path = Path(path)
+    check_tasks(tasks)
+    found = _unwrap(_load_tensors(path))
+    if not found:
+        raise CheckpointError(f'{path}: holds no state dict; save one with '
+                              f'torch.save(network.state_dict(), ...)')
+    with torch.device('meta'):
+        expected = MTANDeepLabv3(tasks, backbone).state_dict()
+    layout = _LIBMTL if any(name.startswith('encoder.') for name in found) else _REFERENCE
+    renames = _module_names(layout, list(tasks), BACKBONES[backbone][1])
+    theirs = {_rename(name, renames): name for name in expected}
+    for name in theirs:
+        if name.endswith('.num_batches_tracked'):
+            found.setdefault(name, torch.zeros((), dtype=torch.int64))
+    _check_tensors(path, found, {name: expected[ours] for name, ours in theirs.items()},
+                   'Check --tasks (names, order, channels) and --backbone')
+    return {ours: _storable(found[name], expected[ours].dtype) for name, ours in theirs.items()}
+
+
+def _random_network() -> MTANDeepLabv3:
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would also seed the GPU's generators for good.
+        torch.default_generator.manual_seed(0)
+        network = build_network(COMPACT)
+    # An untrained depth is about 0 m, which a consumer would never see: it is out of range.
+    nn.init.constant_(network.decoders[DEPTH][-1].bias, 2.0)
+    return network
+
+
+def _open(path: Path) -> safe_open:
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(32)
+        return safe_open(path, framework='pt')
+    except OSError as error:
+        raise CheckpointError(
+            f'{path}: cannot be opened ({error.strerror}); give the path of a weights file '
+            f'(.safetensors), default or random') from error
+    except SafetensorError as error:
+        raise CheckpointError(f'{path}: {_diagnose(path, head)} ({error})') from error
+
+
+def _diagnose(path: Path, head: bytes) -> str:
+    if head.startswith((b'PK', b'\x80')):
+        return (f'is a PyTorch file, not safetensors; convert it with '
+                f'mtan import {path} --tasks ... --out ...')
+    if head.startswith(b'version https://git-lfs'):
+        return 'is a Git LFS pointer, not the weights; run git lfs pull'
+    return (f'is not a whole safetensors file ({path.stat().st_size} bytes); '
+            f'copy or download it again')
+
+
+def _read_card(path: Path, file: safe_open) -> ModelCard:
+    try:
+        return ModelCard.from_metadata(file.metadata() or {})
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from error
+
+
+def _storable(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    tensor = tensor.detach().cpu()
+    if dtype is not None and tensor.is_floating_point():
+        tensor = tensor.to(dtype)
+    return tensor.contiguous()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_tensors(path: Path, found: Mapping[str, Any], expected: Mapping[str, Tensor],
+                   remedy: str) -> None:
+    problems = [f'unknown: {name}' for name in found if name not in expected]
+    problems += [f'missing: {name} {tuple(tensor.shape)}'
+                 for name, tensor in expected.items() if name not in found]
+    for name, tensor in expected.items():
+        value = found.get(name, tensor)
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        if shape != tuple(tensor.shape):
+            problems.append(f'mis-shaped: {name} {shape}, expected {tuple(tensor.shape)}')
+    if problems:
+        raise CheckpointError('\n  '.join([
+            f'{path}: {len(problems)} of its tensors do not fit the network. {remedy}.',
+            *problems]))
+
+
+def _load_tensors(path: Path) -> Any:
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(2)
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f'{path}: cannot be opened ({error.strerror}); '
+                              f'give the path of a PyTorch checkpoint') from error
+    except pickle.UnpicklingError as error:
+        # The reader's own advice is to unpickle after all; keep only what it stumbled over.
+        reason = re.search(r'Unsupported[^\n.]*(\.\w[^\n.]*)*', str(error))
+        if reason is None or not head.startswith((b'PK', b'\x80')):
+            raise CheckpointError(f'{path}: is not a PyTorch checkpoint; give a .pth file '
+                                  f'written by torch.save') from error
+        raise CheckpointError(
+            f'{path}: refused, because it holds more than tensors and could run code on loading '
+            f'({reason.group().strip()}); where you trust it, save its state dict alone with '
+            f'torch.save(network.state_dict(), ...)') from error
+    except Exception as error:  # a damaged archive surfaces as many types
+        raise CheckpointError(f'{path}: is damaged or no PyTorch checkpoint '
+                              f'({str(error).splitlines()[0]}); copy or download it again'
+                              ) from error
+
+
+def _unwrap(content: Any) -> dict[str, Any]:
+    for key in ('state_dict', 'model_state_dict', 'model'):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        return {}
+    return {str(name).removeprefix('module.'): value for name, value in content.items()}
+
+
+_REFERENCE = {
+    'stem': 'shared_conv.{index}',
+    'body': 'shared_layer{number}_b.{block}',
+    'last': 'shared_layer{number}_t',
+    'mask': 'encoder_att_{number}.{index}',
+    'encoder': 'encoder_block_att_{number}',
+    'decoder': 'decoders.{index}',
+}
+
+_LIBMTL = {
+    'stem': 'encoder.shared_conv.{index}',
+    'body': 'encoder.shared_layer.{stage}.0.{block}',
+    'last': 'encoder.shared_layer.{stage}.1',
+    'mask': 'encoder.encoder_att.{stage}.{index}',
+    'encoder': 'encoder.encoder_block_att.{stage}',
+    'decoder': 'decoders.{task}',
+}
+
+
+def _module_names(layout: Mapping[str, str], tasks: list[str],
+                  depths: tuple[int, ...]) -> dict[str, str]:
+    """Return our module name -> its name in the layout."""
+    names = {'trunk.conv1': layout['stem'].format(index=0),
+             'trunk.bn1': layout['stem'].format(index=1)}
+    for stage, depth in enumerate(depths):
+        place = {'stage': stage, 'number': stage + 1}
+        for block in range(depth):
+            part = 'last' if block == depth - 1 else 'body'
+            names[f'trunk.layer{stage + 1}.{block}'] = layout[part].format(block=block, **place)
+        for index, task in enumerate(tasks):
+            names[f'masks.{stage}.{task}'] = layout['mask'].format(index=index, **place)
+        names[f'shared_encoders.{stage}.block'] = layout['encoder'].format(**place)
+    for index, task in enumerate(tasks):
+        names[f'decoders.{task}'] = layout['decoder'].format(index=index, task=task)
+    return names
+
+
+def _rename(name: str, modules: Mapping[str, str]) -> str:
+    ours = next(module for module in modules if name.startswith(f'{module}.'))
+    return modules[ours] + name.removeprefix(ours)

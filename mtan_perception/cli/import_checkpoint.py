@@ -1,0 +1,75 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""``mtan import``: turn a checkpoint of the reference code or of LibMTL into our weights."""
+
+import argparse
+from pathlib import Path
+
+from mtan_perception.labels import generic, LABEL_SETS, LabelSet, read_label_set
+from mtan_perception.tasks import parse_tasks, SEGMENTATION
+
+# What the public training codes feed the network, as mean and std of RGB in 0..1.
+_SCALINGS = {
+    'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    '0..1': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    '-1..1': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``import`` subcommand."""
+    parser = subparsers.add_parser(
+        'import', help='convert a .pth of the reference code or of LibMTL',
+        description='Convert a PyTorch checkpoint of this network, in the tensor names of the '
+                    'reference code or of LibMTL, to safetensors with a model card. What the '
+                    'checkpoint does not tell (input scaling, axes) has to be said here.')
+    parser.set_defaults(run=run)
+    parser.add_argument('checkpoint', type=Path, metavar='CKPT.pth')
+    parser.add_argument('--tasks', required=True, metavar='NAME:CHANNELS,...',
+                        help='in training order: segmentation:13,depth:1,normal:3')
+    parser.add_argument('--out', required=True, type=Path, metavar='W.safetensors')
+    parser.add_argument('--labels', metavar='NAME|FILE.yaml',
+                        help=f'label set: {", ".join(LABEL_SETS)} or a YAML file; by default '
+                             f'chosen by the number of classes')
+    parser.add_argument('--input-size', default='288x384', metavar='HxW',
+                        help='size it was trained at (default %(default)s)')
+    parser.add_argument('--normal-axes', choices=('nyu', 'optical'), default='nyu',
+                        help='z toward the camera or forward (default %(default)s)')
+    parser.add_argument('--input-scaling', choices=tuple(_SCALINGS), default='imagenet',
+                        help='of its training images; with another one it predicts nonsense '
+                             '(default %(default)s)')
+    parser.add_argument('--focal-length', type=float, metavar='PIXELS',
+                        help='of its training images at the input size, for metric depth')
+    parser.add_argument('--backbone', default='resnet50', help='(default %(default)s)')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, check, write; nothing is written unless every tensor fits."""
+    from mtan_perception.checkpoint import import_reference, ModelCard, save_checkpoint
+    tasks = parse_tasks(args.tasks)
+    mean, std = _SCALINGS[args.input_scaling]
+    card = ModelCard(
+        tasks=tasks, backbone=args.backbone, labels=_label_set(args.labels, tasks),
+        input_size=_parse_size(args.input_size), mean=mean, std=std,
+        focal_length=args.focal_length, normal_axes=args.normal_axes,
+        training={'imported_from': args.checkpoint.name})
+    state = import_reference(args.checkpoint, tasks, args.backbone)
+    save_checkpoint(args.out, state, card)
+    print(f'{args.out}: {len(state)} tensors, tasks {", ".join(tasks)}')
+
+
+def _label_set(source: str | None, tasks: dict[str, int]) -> LabelSet | None:
+    if source is not None:
+        return read_label_set(source)
+    if SEGMENTATION not in tasks:
+        return None
+    count = tasks[SEGMENTATION]
+    return next((labels for labels in LABEL_SETS.values() if len(labels.names) == count),
+                generic(count))
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition('x')
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ValueError(f'--input-size: {text!r}; write HEIGHTxWIDTH, for example 288x384')
+    return int(height), int(width)

@@ -1,0 +1,36 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Parse the command line of ``mtan`` and run one subcommand.
+
+Each subcommand is a module with ``add_parser(subparsers)``, which sets ``run`` to a function of
+the parsed arguments. Heavy imports belong inside that function, so that help comes at once.
+"""
+
+import argparse
+from collections.abc import Sequence
+import sys
+
+from mtan_perception import __version__
+from mtan_perception.cli import import_checkpoint, info
+
+COMMANDS = (import_checkpoint, info)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 after an error, which is printed in one piece."""
+    parser = argparse.ArgumentParser(
+        prog='mtan', description='Segmentation, depth and surface normals from one network.')
+    parser.add_argument('--version', action='version', version=f'mtan_perception {__version__}')
+    subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except (OSError, ValueError) as error:  # our own errors are ValueErrors, made to be read
+        print(f'mtan {args.command}: error: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
