@@ -1,0 +1,56 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Start a camera from what is at hand, and mtan_node on it.
+
+    ros2 launch mtan_perception demo.launch.py source:=/path/to/video.mp4
+
+Every argument of mtan.launch.py works here too.
+"""
+
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+MTAN = Path(__file__).resolve().parent / 'mtan.launch.py'
+
+# Argument, type and meaning of what is handed to camera_node; empty leaves the node's own default.
+CAMERA = (
+    ('source', str, 'synthetic, a camera index or /dev/videoN, a video, an image or a folder'),
+    ('rate', float, "images a second; 0 for the source's own"),
+    ('width', int, "image width in pixels; 0 for the source's own"),
+    ('height', int, "image height in pixels; 0 for the source's own"),
+    ('frame_id', str, 'optical frame of the camera'),
+    ('loop', bool, 'start again at the end of a video or a folder'),
+    ('seed', int, 'number of the first synthetic room'),
+)
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([
+        *(DeclareLaunchArgument(
+            name, default_value='', description=f"{meaning}; empty: camera_node's default")
+          for name, _, meaning in CAMERA),
+        # The topic names are relative, so `namespace` moves the camera and the node together.
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(str(MTAN)),
+            launch_arguments={'image': 'camera/image_raw'}.items()),
+        # After the include, which declares `namespace` and sets the Fast DDS profile.
+        OpaqueFunction(function=camera),
+    ])
+
+
+def camera(context: LaunchContext) -> list[Node]:
+    """Return camera_node with the arguments that were given."""
+    arguments = context.launch_configurations
+    parameters = {name: ParameterValue(LaunchConfiguration(name), value_type=kind)
+                  for name, kind, _ in CAMERA if arguments[name]}
+    return [Node(
+        package='mtan_perception', executable='camera_node', name='camera',
+        namespace=f"{arguments['namespace'].strip('/')}/camera".strip('/'),
+        parameters=[parameters], output='screen', emulate_tty=True)]
