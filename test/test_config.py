@@ -1,0 +1,67 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The files in config/ agree with the code."""
+
+from pathlib import Path
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import yaml
+
+from mtan_perception.labels import read_label_set
+
+CONFIG = Path(__file__).resolve().parent.parent / 'config'
+
+
+def test_mtan_yaml_holds_every_parameter_with_its_default():
+    pytest.importorskip('rclpy', reason='the parameter table is part of the node, which needs ROS')
+    from mtan_perception.node.parameters import SPECIFICATIONS
+    content = yaml.safe_load((CONFIG / 'mtan.yaml').read_text(encoding='utf-8'))
+    assert list(content) == ['/**']
+    expected = {name: specification.default for name, specification in SPECIFICATIONS.items()}
+    values = content['/**']['ros__parameters']
+    assert values == expected
+    # 1 == 1.0 == True, but not for ROS.
+    assert {name: type(value) for name, value in values.items()} \
+        == {name: type(value) for name, value in expected.items()}
+
+
+def test_mtan_yaml_explains_every_parameter():
+    lines = (CONFIG / 'mtan.yaml').read_text(encoding='utf-8').splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith('    ') and not line.lstrip().startswith('#'):
+            shares_a_comment = line.split(':')[0].strip() in ('input_width', 'max_depth')
+            assert shares_a_comment or lines[number - 1].startswith('    # '), line
+
+
+@pytest.mark.parametrize('path', sorted((CONFIG / 'labels').glob('*.yaml')), ids=lambda p: p.name)
+def test_label_files_are_readable(path):
+    labels = read_label_set(path)
+    assert len(set(labels.names)) == len(labels.names)
+    assert len(set(labels.colors)) == len(labels.colors)
+
+
+def test_fastdds_profile_has_room_for_images_and_reaches_other_machines():
+    name = '{http://www.eprosima.com}'
+    root = ElementTree.parse(CONFIG / 'fastdds.xml').getroot()
+    transports = {
+        item.findtext(f'{name}transport_id'): item
+        for item in root.iter(f'{name}transport_descriptor')}
+    used = [item.text for item in root.find(f'.//{name}userTransports')]
+    assert [transports[item].findtext(f'{name}type') for item in used] == ['SHM', 'UDPv4']
+    assert int(transports[used[0]].findtext(f'{name}segment_size')) == 32 * 1024 ** 2
+    assert int(transports[used[0]].findtext(f'{name}maxMessageSize')) == 8 * 1024 ** 2
+    assert root.findtext(f'.//{name}useBuiltinTransports') == 'false'
+    assert root.find(f'.//{name}participant').get('is_default_profile') == 'true'
+
+
+def test_rviz_view_shows_input_images_and_cloud():
+    content = yaml.safe_load((CONFIG / 'mtan.rviz').read_text(encoding='utf-8'))
+    view = content['Visualization Manager']
+    displays = [(item['Class'].rpartition('/')[2], item) for item in view['Displays']]
+    assert [item['Topic']['Value'] for kind, item in displays if kind == 'Image'] == [
+        '/image', '/mtan/segmentation/color', '/mtan/depth/color', '/mtan/normal/color']
+    cloud = dict(displays)['DepthCloud']
+    assert cloud['Depth Map Topic'] == '/mtan/depth/image_rect'
+    assert cloud['Color Image Topic'] == '/mtan/segmentation/color'
+    assert view['Global Options']['Fixed Frame'] == 'camera_optical_frame'
