@@ -1,0 +1,15 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run the network on camera images: uint8 RGB in, masks, metric depth and normals out."""
+
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        'mtan_perception needs PyTorch, which no rosdep key installs on every platform; install '
+        f'it with: python3 -m pip install torch torchvision ({error})') from error
+
+from mtan_perception.inference.engine import Engine, EngineError
+from mtan_perception.inference.prediction import Prediction
+
+__all__ = ['Engine', 'EngineError', 'Prediction']

@@ -1,0 +1,252 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: one network on one device, from camera image to finished predictions."""
+
+from collections.abc import Iterable
+import logging
+import math
+import os
+import re
+import time
+
+import numpy as np
+import torch
+from torch import nn, Tensor
+
+from mtan_perception.checkpoint import load_network
+from mtan_perception.geometry import fit_image
+from mtan_perception.inference.postprocess import (
+    copy_to_host,
+    finish_depth,
+    finish_normal,
+    finish_segmentation,
+)
+from mtan_perception.inference.prediction import Prediction
+from mtan_perception.inference.preprocess import normalise_image, resize_image
+from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION, select_tasks
+
+_LOGGER = logging.getLogger(__name__)
+
+_DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
+_OUTPUT_TASKS = (SEGMENTATION, DEPTH, NORMAL)
+_MIN_INPUT, _MAX_INPUT = 32, 4096
+
+
+class EngineError(ValueError):
+    """A parameter or an image that the engine cannot work with; the message names it."""
+
+
+class Engine:
+    """
+    Segmentation, depth and surface normals of single images.
+
+    An engine belongs to one thread: build it, set it and call it there. `tasks`, `input_size`,
+    `depth_range` and `confidence_threshold` may be set between frames and hold from the next one
+    on; a value that is refused leaves the old one in place.
+
+    :param weights: a checkpoint file, 'default', or 'random' for outputs that mean nothing.
+    :param device: 'auto' (CUDA where there is a device), 'cpu', 'cuda' or 'cuda:N'.
+    :param precision: 'auto' (fp16 on CUDA, else fp32), 'fp32', 'fp16' or 'bf16'.
+    :param tasks: those to compute, by name; None for all that the network has.
+    :param input_size: (height, width) into which an image is fitted; None for the checkpoint's.
+    :raises EngineError: for a device, precision, task or size that cannot be.
+    :raises mtan_perception.checkpoint.CheckpointError: for weights that cannot be read.
+    """
+
+    def __init__(self, weights: str | os.PathLike, device: str = 'auto', precision: str = 'auto',
+                 tasks: Iterable[str] | None = None,
+                 input_size: tuple[int, int] | None = None) -> None:
+        self.device = _choose_device(device)
+        self.precision = _choose_precision(precision, self.device)
+        network, self.card = load_network(weights)
+        if str(weights) == 'random':
+            _LOGGER.warning("weights 'random': the network is untrained and its outputs mean "
+                            'nothing; they only prove that the package runs')
+        if not self.available_tasks:
+            raise EngineError(f"weights: {weights} has the task(s) {', '.join(self.card.tasks)}; "
+                              f"an engine needs at least one of {', '.join(_OUTPUT_TASKS)}")
+        self.tasks = self.available_tasks if tasks is None else tasks
+        self.input_size = self.card.input_size if input_size is None else input_size
+        self.depth_range = (0.0, math.inf)
+        self.confidence_threshold = 0.0
+        self._dtype = _DTYPES[self.precision]
+        self._network = _prepare_network(network, self.device, self._dtype)
+
+    @property
+    def available_tasks(self) -> tuple[str, ...]:
+        """The network's tasks of which a Prediction has the outputs."""
+        return tuple(name for name in self.card.tasks if name in _OUTPUT_TASKS)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks to compute, in the network's order."""
+        return self._tasks
+
+    @tasks.setter
+    def tasks(self, names: Iterable[str]) -> None:
+        self._tasks = self._select_tasks(names)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) in pixels into which an image is fitted, each 32 to 4096."""
+        return self._input_size
+
+    @input_size.setter
+    def input_size(self, size: tuple[int, int]) -> None:
+        try:
+            height, width = (int(length) for length in size if length == int(length))
+        except (OverflowError, TypeError, ValueError):
+            raise EngineError(f'input_size: {size!r} is not (height, width) in whole pixels'
+                              ) from None
+        if not all(_MIN_INPUT <= length <= _MAX_INPUT for length in (height, width)):
+            raise EngineError(f'input_size: {height}x{width}; height and width must be '
+                              f'{_MIN_INPUT} to {_MAX_INPUT} pixels')
+        self._input_size = height, width
+
+    @property
+    def depth_range(self) -> tuple[float, float]:
+        """(min, max) in metres; depth outside becomes NaN."""
+        return self._depth_range
+
+    @depth_range.setter
+    def depth_range(self, limits: tuple[float, float]) -> None:
+        nearest, farthest = limits
+        if not 0 <= nearest < farthest:
+            raise EngineError(f'depth_range: ({nearest}, {farthest}); give two distances in '
+                              'metres, the first at least 0 and less than the second')
+        self._depth_range = float(nearest), float(farthest)
+
+    @property
+    def confidence_threshold(self) -> float:
+        """Probability, 0 to 1, below which a pixel is labelled 255."""
+        return self._confidence_threshold
+
+    @confidence_threshold.setter
+    def confidence_threshold(self, threshold: float) -> None:
+        if not 0 <= threshold <= 1:
+            raise EngineError(f'confidence_threshold: {threshold}; give a probability, 0 to 1')
+        self._confidence_threshold = float(threshold)
+
+    def warm_up(self) -> None:
+        """Run once on a blank image of the input size, so that the first frame is not slow."""
+        self.infer(np.zeros((*self.input_size, 3), np.uint8))
+
+    @torch.inference_mode()
+    def infer(self, image: np.ndarray, tasks: Iterable[str] | None = None) -> Prediction:
+        """
+        Predict the tasks of one image.
+
+        :param image: (H, W, 3) uint8 RGB of any size; it is scaled by one factor to fit into
+            `input_size`, never stretched, and read but not kept.
+        :param tasks: those wanted for this image; None for `self.tasks`.
+        :raises EngineError: for an image of another type or shape, or an unknown task.
+        """
+        _check_image(image)
+        wanted = self.tasks if tasks is None else self._select_tasks(tasks)
+        # A feature map's last cell is whole only if the size is a multiple of the stride too.
+        fit = fit_image(image.shape[:2], self.input_size, max(8, self.card.output_stride))
+        clock = _Stopwatch(self.device)
+
+        resized = resize_image(image, fit, self.device)
+        x = normalise_image(resized, fit, self.card.mean, self.card.std, self._dtype)
+        clock.lap('preprocess')
+        maps = self._network(x, tasks=wanted)
+        clock.lap('network')
+        outputs = self._finish({name: output[0, :, :fit.height, :fit.width]
+                                for name, output in maps.items()})
+        arrays = copy_to_host({'image': resized[0].permute(1, 2, 0), **outputs})
+        clock.lap('postprocess')
+        return Prediction(scale=fit.scale, timings=clock.laps, **arrays)
+
+    def _finish(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Turn each task's map (C, H, W) into the images of Prediction, by their names."""
+        outputs = {}
+        if SEGMENTATION in maps:
+            outputs['label'], outputs['confidence'] = finish_segmentation(
+                maps[SEGMENTATION], self.confidence_threshold)
+        if DEPTH in maps:
+            outputs['depth'] = finish_depth(maps[DEPTH], self.depth_range)
+        if NORMAL in maps:
+            outputs['normal'] = finish_normal(maps[NORMAL], self.card.normal_axes)
+        return outputs
+
+    def _select_tasks(self, names: Iterable[str]) -> tuple[str, ...]:
+        choices = self.available_tasks
+        try:
+            selected = select_tasks([names] if isinstance(names, str) else names, choices)
+        except ValueError as error:
+            raise EngineError(str(error)) from None
+        if not selected:
+            raise EngineError(f'tasks: none wanted; name at least one of {", ".join(choices)}')
+        return selected
+
+
+class _Stopwatch:
+    """Seconds of each stage, waiting for the device at its end."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.laps: dict[str, float] = {}
+        self._device = device
+        self._start = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """End the stage `name`; the next one starts now."""
+        if self._device.type == 'cuda':
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self.laps[name] = now - self._start
+        self._start = now
+
+
+def _prepare_network(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Move the network to the device and precision, its delicate parts in float32."""
+    network = network.eval().requires_grad_(False)
+    # Convolutions on CPUs and on tensor cores work on this layout; with the other they convert.
+    network = network.to(device, dtype, memory_format=torch.channels_last)
+    if dtype != torch.float32:
+        for module in network.modules():
+            # A running variance may leave the range of fp16; kernels take mixed types here.
+            if isinstance(module, nn.BatchNorm2d):
+                module.float()
+        for head in network.decoders.values():
+            # What follows a head (upsampling, log_softmax, normalisation) is cheap in float32.
+            head.register_forward_hook(lambda _module, _inputs, output: output.float())
+    return network
+
+
+def _choose_device(name: str) -> torch.device:
+    available = ['cpu', *(f'cuda:{index}' for index in range(torch.cuda.device_count()))]
+    if name == 'auto':
+        return torch.device(available[1] if len(available) > 1 else 'cpu')
+    if not re.fullmatch(r'cpu|cuda(:\d+)?', str(name)):
+        raise EngineError(f"device: {name!r} is not known; choose 'auto', 'cpu', 'cuda' or "
+                          f"'cuda:N' (available here: {', '.join(available)})")
+    wanted = 'cuda:0' if name == 'cuda' else str(name)
+    if wanted not in available:
+        raise EngineError(f'device: {name!r} is not available; this machine has '
+                          f"{', '.join(available)}; choose one of them or 'auto'")
+    return torch.device(wanted)
+
+
+def _choose_precision(name: str, device: torch.device) -> str:
+    supported = ['fp32', 'bf16']
+    if device.type == 'cuda':
+        supported = ['fp32', 'fp16']
+        # Older devices only emulate bf16, slower than fp32.
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            supported.append('bf16')
+    if name == 'auto':
+        return 'fp16' if device.type == 'cuda' else 'fp32'
+    if name not in supported:
+        problem = 'is not supported on' if name in _DTYPES else 'is not known; choices on'
+        raise EngineError(f'precision: {name!r} {problem} {device}: '
+                          f"choose 'auto', {', '.join(map(repr, supported))}")
+    return name
+
+
+def _check_image(image: np.ndarray) -> None:
+    if not isinstance(image, np.ndarray):
+        raise EngineError(f'image: a {type(image).__name__}; give a numpy array')
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise EngineError(f'image: {image.dtype} of shape {image.shape}; give uint8 RGB of shape '
+                          '(height, width, 3), at least one pixel')

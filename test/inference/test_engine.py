@@ -1,0 +1,326 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: its outputs' form and place, its settings, and what it refuses."""
+
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mtan_perception.checkpoint import (
+    build_network,
+    CheckpointError,
+    COMPACT,
+    load_network,
+    ModelCard,
+    save_checkpoint,
+)
+from mtan_perception.geometry import fit_image
+from mtan_perception.inference import Engine, EngineError
+
+SIZE = (64, 96)
+
+
+@pytest.fixture(scope='module')
+def engine():
+    """One engine on random weights for the tests that leave its settings as they were."""
+    return Engine('random', 'cpu', input_size=SIZE)
+
+
+@pytest.fixture
+def image():
+    """Return noise of another aspect than the input size."""
+    return np.random.default_rng(0).integers(0, 256, (120, 150, 3), np.uint8)
+
+
+class Copy(nn.Module):
+    """A network whose depth is the image's red channel, each pixel where it came from."""
+
+    def forward(self, x, tasks):
+        """Return the input as the wanted depth."""
+        assert tasks == ('depth',) and x.shape[2] % 8 == x.shape[3] % 8 == 0
+        self.input = x
+        return {'depth': x[:, :1]}
+
+
+@pytest.fixture
+def copier(monkeypatch):
+    """Return an engine around the copying network; depth is red, 0 to 1."""
+    card = ModelCard({'depth': 1}, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    monkeypatch.setattr('mtan_perception.inference.engine.load_network',
+                        lambda weights: (Copy(), card))
+    return Engine('copy', 'cpu', input_size=SIZE)
+
+
+def test_outputs_have_one_size_and_their_types(engine, image):
+    """The form that the topics rely on."""
+    prediction = engine.infer(image)
+    assert prediction.scale == 64 / 120
+    for name, dtype, shape in (('image', np.uint8, (64, 80, 3)), ('label', np.uint8, (64, 80)),
+                               ('confidence', np.uint8, (64, 80)),
+                               ('depth', np.float32, (64, 80)),
+                               ('normal', np.float32, (64, 80, 3))):
+        array = getattr(prediction, name)
+        assert (array.dtype, array.shape) == (dtype, shape), name
+        assert array.flags.c_contiguous and array.flags.aligned, name
+    assert prediction.label.max() < 13
+    assert np.linalg.norm(prediction.normal, axis=2) == pytest.approx(1, abs=1e-5)
+    assert list(prediction.timings) == ['preprocess', 'network', 'postprocess']
+    assert all(seconds > 0 for seconds in prediction.timings.values())
+
+
+def test_outputs_are_the_networks(engine, image):
+    """Argmax, rounded probability, depth and normal of the network called by hand."""
+    prediction = engine.infer(image)
+    network, card = load_network('random')
+    x = torch.tensor(prediction.image).permute(2, 0, 1)[None] / 255
+    x = (x - torch.tensor(card.mean).view(3, 1, 1)) / torch.tensor(card.std).view(3, 1, 1)
+    with torch.no_grad():
+        maps = network(x)
+    probability = maps['segmentation'][0].exp().numpy()
+    assert (prediction.label == probability.argmax(0)).mean() > 0.999
+    assert np.abs(prediction.confidence - 255.0 * probability.max(0)).max() < 0.51
+    depth = maps['depth'][0, 0].numpy()
+    assert np.array_equal(np.isnan(prediction.depth), depth <= 0)
+    assert np.nanmax(np.abs(prediction.depth - depth)) < 1e-4
+    assert np.abs(prediction.normal - maps['normal'][0].permute(1, 2, 0).numpy()).max() < 1e-3
+
+
+@pytest.mark.parametrize('size', [(64, 96), (120, 150), (61, 211), (31, 40), (300, 403)])
+def test_nothing_is_shifted_or_stretched(copier, size):
+    """A spot comes out where the one scale puts it, wherever it is and whatever the size."""
+    rows, columns = np.mgrid[:size[0], :size[1]]
+    fit = fit_image(size, SIZE)
+    radius = 1.5 / min(fit.scale, 1)
+    for v, u in ((size[0] * 0.25, size[1] * 0.75), (size[0] * 0.75, size[1] * 0.25)):
+        spot = np.exp(-((rows - v) ** 2 + (columns - u) ** 2) / (2 * radius ** 2))
+        picture = np.repeat((255 * spot).round().astype(np.uint8)[..., None], 3, axis=2)
+        found = np.nan_to_num(copier.infer(picture).depth)
+        assert found.shape == (fit.height, fit.width)
+        i, j = np.mgrid[:fit.height, :fit.width]
+        # Centres of pixels are at whole numbers, edges of the image at -0.5.
+        assert (found * i).sum() / found.sum() == pytest.approx((v + 0.5) * fit.scale - 0.5,
+                                                                abs=0.1)
+        assert (found * j).sum() / found.sum() == pytest.approx((u + 0.5) * fit.scale - 0.5,
+                                                                abs=0.1)
+
+
+def test_sampling_uses_the_one_scale_even_where_the_size_is_rounded(copier):
+    """At the far edge of a ramp, scaling by the rounded size would be off by 0.75 pixels."""
+    size = (199, 200)  # scale 0.32161, width 64.32
+    ramp = np.repeat(np.tile(np.arange(200, dtype=np.uint8), (199, 1))[..., None], 3, axis=2)
+    prediction = copier.infer(ramp)
+    assert prediction.depth.shape == (64, 64)
+    expected = (np.arange(64) + 0.5) / fit_image(size, SIZE).scale - 0.5
+    assert np.abs(prediction.depth[32, 2:-2] * 255 - expected[2:-2]).max() < 0.55
+
+
+def test_shrinking_does_not_alias(copier):
+    """A checkerboard of single pixels shrinks to grey, not to stripes."""
+    board = np.repeat((np.indices((256, 384)).sum(0) % 2 * 255).astype(np.uint8)[..., None], 3, 2)
+    assert np.ptp(copier.infer(board).image[2:-2, 2:-2]) < 10
+
+
+def test_padding_repeats_the_border_and_is_cut_off(copier):
+    """The network sees no edge at the image's border, the output none of the padding."""
+    picture = np.random.default_rng(0).integers(1, 256, (61, 93, 3), np.uint8)
+    copier.input_size = (61, 93)
+    prediction = copier.infer(picture)
+    assert np.array_equal(prediction.image, picture)
+    assert prediction.depth * 255 == pytest.approx(picture[..., 0], abs=1e-3)
+    seen = copier._network.input[0, 0].numpy() * 255
+    assert seen.shape == (64, 96)
+    assert seen[:61, 93:] == pytest.approx(np.tile(picture[:, -1:, 0], 3))
+    assert seen[61:, :93] == pytest.approx(np.tile(picture[-1:, :, 0], (3, 1)))
+
+
+def test_a_prediction_does_not_share_memory_with_the_camera(copier):
+    """The node's image is a view of a message that is gone with the next frame."""
+    picture = np.full((*SIZE, 3), 100, np.uint8)
+    prediction = copier.infer(picture)
+    picture[:] = 0
+    assert (prediction.image == 100).all() and (prediction.depth > 0.3).all()
+
+
+@pytest.mark.filterwarnings('error')
+def test_any_view_of_an_image_is_read_right(copier):
+    """Padded rows, swapped channels and read-only memory, as messages bring them."""
+    rgb = np.random.default_rng(0).integers(1, 256, (*SIZE, 3), np.uint8)
+    padded = np.zeros((SIZE[0], SIZE[1] + 5, 3), np.uint8)
+    padded[:, :SIZE[1]] = rgb
+    read_only = np.frombuffer(rgb.tobytes(), np.uint8).reshape(rgb.shape)
+    swapped = np.ascontiguousarray(rgb[..., ::-1])[..., ::-1]
+    for view in (padded[:, :SIZE[1]], read_only, swapped):
+        assert np.array_equal(copier.infer(view).image, rgb)
+
+
+def test_only_wanted_tasks_are_computed(engine, image):
+    """Other decoders do not run, and their outputs are None."""
+    called = []
+    hooks = [head.register_forward_hook(lambda *_, name=name: called.append(name))
+             for name, head in engine._network.decoders.items()]
+    prediction = engine.infer(image, ['normal'])
+    assert called == ['normal']
+    assert prediction.label is prediction.confidence is prediction.depth is None
+    assert prediction.normal is not None and prediction.image is not None
+    engine.tasks = ('depth', 'segmentation')
+    assert engine.tasks == ('segmentation', 'depth')
+    prediction = engine.infer(image)
+    engine.tasks = engine.available_tasks
+    assert called == ['normal', 'segmentation', 'depth'] and prediction.normal is None
+    for hook in hooks:
+        hook.remove()
+
+
+def test_settings_take_effect_on_the_next_frame(copier, image):
+    """Size and depth range; what is out of range becomes NaN."""
+    before = copier.infer(image).depth
+    copier.depth_range = (0.25, 0.75)
+    after = copier.infer(image).depth
+    kept = (before >= 0.25) & (before <= 0.75)
+    assert 0 < kept.mean() < 1
+    assert np.array_equal(np.isfinite(after), kept) and np.array_equal(after[kept], before[kept])
+    copier.input_size = [32, 40]
+    assert copier.input_size == (32, 40) and copier.infer(image).depth.shape == (32, 40)
+
+
+def test_confidence_threshold_unlabels(engine, image):
+    """Pixels below the threshold are 255, the others keep their class."""
+    before = engine.infer(image)
+    level = (int(before.confidence.min()) + int(before.confidence.max())) // 2
+    engine.confidence_threshold = (level + 0.5) / 255
+    after = engine.infer(image)
+    engine.confidence_threshold = 0.0
+    unsure = before.confidence <= level
+    assert 0 < unsure.mean() < 1
+    assert np.array_equal(after.label == 255, unsure)
+    assert np.array_equal(after.label[~unsure], before.label[~unsure])
+    assert np.array_equal(after.confidence, before.confidence)
+
+
+@pytest.mark.parametrize('name, value, words', [
+    ('tasks', ['edges'], "tasks: unknown 'edges'; .*segmentation, depth, normal"),
+    ('tasks', 'edges', "tasks: unknown 'edges'"),
+    ('tasks', [], 'tasks: none wanted; name at least one of segmentation, depth, normal'),
+    ('input_size', (16, 384), 'input_size: 16x384; .*32 to 4096'),
+    ('input_size', (288, 5000), 'input_size: 288x5000'),
+    ('input_size', (288.5, 384), 'input_size'),
+    ('input_size', 288, 'input_size: 288'),
+    ('depth_range', (3, 3), r'depth_range: \(3, 3\)'),
+    ('depth_range', (-1, 3), 'depth_range'),
+    ('depth_range', (float('nan'), 3), 'depth_range'),
+    ('confidence_threshold', 1.5, 'confidence_threshold: 1.5'),
+])
+def test_a_refused_setting_leaves_the_old_one(engine, name, value, words):
+    """The error names the parameter, the value and the choices."""
+    before = getattr(engine, name)
+    with pytest.raises(EngineError, match=words):
+        setattr(engine, name, value)
+    assert getattr(engine, name) == before
+
+
+@pytest.mark.parametrize('bad', [
+    np.zeros((48, 64, 3), np.float32), np.zeros((48, 64), np.uint8),
+    np.zeros((48, 64, 4), np.uint8), np.zeros((0, 64, 3), np.uint8), [[0, 0, 0]],
+], ids=['float', 'grey', 'rgba', 'empty', 'list'])
+def test_a_bad_image_is_refused(engine, bad):
+    """The error says what came and what is wanted."""
+    with pytest.raises(EngineError, match=r'image: .*give '):
+        engine.infer(bad)
+
+
+@pytest.mark.parametrize('arguments, words', [
+    ({'device': 'tpu'}, "device: 'tpu' is not known; .*available here: cpu"),
+    ({'device': 'cuda:99'}, "device: 'cuda:99' is not available; this machine has cpu"),
+    ({'device': 'cpu', 'precision': 'fp16'}, "precision: 'fp16' is not supported on cpu: .*bf16"),
+    ({'precision': 'int3'}, "precision: 'int3' is not known"),
+    ({'tasks': ['depth', 'edges']}, "tasks: unknown 'edges'"),
+    ({'input_size': (1, 1)}, 'input_size: 1x1'),
+])
+def test_a_bad_argument_is_refused(arguments, words):
+    """The error names the parameter, the value and the choices."""
+    with pytest.raises(EngineError, match=words):
+        Engine('random', **arguments)
+
+
+def test_bf16_agrees_with_fp32(engine, image):
+    """Half the bits, the same picture; the outputs' types stay."""
+    half = Engine('random', 'cpu', 'bf16', input_size=SIZE).infer(image)
+    full = engine.infer(image)
+    assert half.depth.dtype == half.normal.dtype == np.float32
+    assert (half.label == full.label).mean() > 0.95
+    known = np.isfinite(half.depth) & np.isfinite(full.depth)
+    assert known.mean() > 0.95
+    assert np.abs(half.depth - full.depth)[known].mean() < 0.02 * np.abs(full.depth[known]).mean()
+    assert (half.normal * full.normal).sum(2).mean() > 0.999
+
+
+def test_random_weights_say_so_and_choose_the_defaults(caplog):
+    """The warning is loud; the settings come from the card."""
+    with caplog.at_level(logging.WARNING):
+        engine = Engine('random', 'cpu')
+    assert 'outputs mean nothing' in caplog.text
+    assert engine.precision == 'fp32' and engine.device == torch.device('cpu')
+    assert engine.input_size == COMPACT.input_size and engine.tasks == tuple(COMPACT.tasks)
+
+
+def test_weights_from_a_file(tmp_path, image, caplog):
+    """A file's card rules: its size, and its tasks where a Prediction has a place for them."""
+    tasks = {'albedo': 3, 'normal': 3}
+    card = ModelCard(tasks, 'resnet18', 16, 16, (1, 2, 3), input_size=(48, 64))
+    path = tmp_path / 'small.safetensors'
+    save_checkpoint(path, build_network(card), card, torch.float16)
+    engine = Engine(path, 'cpu')
+    assert engine.tasks == ('normal',) and engine.input_size == (48, 64) and not caplog.text
+    prediction = engine.infer(image)
+    assert prediction.normal.shape == (48, 60, 3) and prediction.depth is None
+    with pytest.raises(CheckpointError, match=r'nowhere\.safetensors'):
+        Engine(tmp_path / 'nowhere.safetensors', 'cpu')
+
+
+def test_weights_without_a_task_of_ours_are_refused(monkeypatch):
+    """The error names the file's tasks and ours."""
+    monkeypatch.setattr('mtan_perception.inference.engine.load_network',
+                        lambda weights: (nn.Identity(), ModelCard({'albedo': 3})))
+    with pytest.raises(EngineError, match=r'weights: a\.safetensors has .*albedo.*depth, normal'):
+        Engine('a.safetensors', 'cpu')
+
+
+def test_building_and_running_changes_no_global_state(image):
+    """Threads, types, generators and backend flags belong to the program, not to us."""
+    def state():
+        return (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),
+                torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32,
+                torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision(),
+                torch.random.get_rng_state().tolist())
+    before = state()
+    Engine('random', 'cpu', input_size=(32, 32)).warm_up()
+    assert state() == before
+
+
+def test_a_missing_torch_names_the_remedy():
+    """Without torch the import fails with the line to install it."""
+    code = "import sys; sys.modules['torch'] = None; import mtan_perception.inference"
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                            timeout=60)
+    assert result.returncode == 1
+    assert 'pip install torch' in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('precision', ['fp32', 'auto', 'bf16'])
+def test_cuda_agrees_with_the_cpu(engine, image, precision):
+    """The same image on both devices: nearly the same picture."""
+    on_gpu, on_cpu = Engine('random', 'cuda', precision, input_size=SIZE), engine
+    ours, theirs = on_gpu.infer(image), on_cpu.infer(image)
+    assert on_gpu.device == torch.device('cuda:0')
+    assert np.abs(ours.image.astype(int) - theirs.image).max() <= 1
+    assert (ours.label == theirs.label).mean() > 0.95
+    assert (ours.normal * theirs.normal).sum(2).mean() > 0.999
+    known = np.isfinite(ours.depth) & np.isfinite(theirs.depth)
+    assert known.mean() > 0.95
+    assert ours.depth[known] == pytest.approx(theirs.depth[known], rel=0.05, abs=0.05)
