@@ -5,6 +5,7 @@
 import argparse
 from pathlib import Path
 
+from mtan_perception.cli.arguments import parse_size
 from mtan_perception.labels import generic, LABEL_SETS, LabelSet, read_label_set
 from mtan_perception.tasks import parse_tasks, SEGMENTATION
 
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     mean, std = _SCALINGS[args.input_scaling]
     card = ModelCard(
         tasks=tasks, backbone=args.backbone, labels=_label_set(args.labels, tasks),
-        input_size=_parse_size(args.input_size), mean=mean, std=std,
+        input_size=parse_size(args.input_size), mean=mean, std=std,
         focal_length=args.focal_length, normal_axes=args.normal_axes,
         training={'imported_from': args.checkpoint.name})
     state = import_reference(args.checkpoint, tasks, args.backbone)
@@ -66,10 +67,3 @@ def _label_set(source: str | None, tasks: dict[str, int]) -> LabelSet | None:
     count = tasks[SEGMENTATION]
     return next((labels for labels in LABEL_SETS.values() if len(labels.names) == count),
                 generic(count))
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition('x')
-    if not (height.isdecimal() and width.isdecimal()):
-        raise ValueError(f'--input-size: {text!r}; write HEIGHTxWIDTH, for example 288x384')
-    return int(height), int(width)

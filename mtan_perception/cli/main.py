@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import sys
 
 from mtan_perception import __version__
-from mtan_perception.cli import import_checkpoint, info
+from mtan_perception.cli import import_checkpoint, info, predict
 
-COMMANDS = (import_checkpoint, info)
+COMMANDS = (import_checkpoint, info, predict)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

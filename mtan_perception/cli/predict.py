@@ -1,0 +1,124 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""``mtan predict``: run the network on image files and write what it sees."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from mtan_perception.cli.arguments import parse_size
+
+# More rows than this would make a sheet that no viewer opens with pleasure.
+_SHEET_ROWS = 12
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``predict`` subcommand."""
+    parser = subparsers.add_parser(
+        'predict', help='run the network on images',
+        description='Run the network on images. For NAME.jpg it writes NAME_mask.png (class '
+                    'ids, 255 = unlabelled), NAME_confidence.png (0..255), NAME_overlay.png, '
+                    'NAME_depth.png, NAME_depth.npy (metres, NaN = unknown), NAME_normal.png and '
+                    'NAME_normal.npy (unit vectors: x right, y down, z forward); and '
+                    f'contact_sheet.png with the first {_SHEET_ROWS} images.')
+    parser.set_defaults(run=run)
+    parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE')
+    parser.add_argument('--weights', default='default', metavar='W.safetensors',
+                        help='a weights file, default or random (default %(default)s)')
+    parser.add_argument('--out', required=True, type=Path, metavar='FOLDER',
+                        help='made if it does not exist')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--precision', default='auto', help='auto, fp32, fp16 or bf16')
+    parser.add_argument('--tasks', metavar='NAME,...',
+                        help='of segmentation, depth and normal; by default all')
+    parser.add_argument('--input-size', metavar='HxW',
+                        help='size to fit the image into; by default that of the weights')
+    parser.add_argument('--depth-range', nargs=2, type=float, default=(0.1, 10.0),
+                        metavar=('MIN', 'MAX'),
+                        help='depth outside is unknown, in metres (default 0.1 10)')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Predict and write each image; raise ValueError at the end for those that are no images."""
+    from mtan_perception.inference import Engine
+    from mtan_perception.visualization import contact_sheet
+    _check_names(args.images)
+    engine = Engine(args.weights, args.device, args.precision,
+                    args.tasks.split(',') if args.tasks else None,
+                    parse_size(args.input_size) if args.input_size else None)
+    engine.depth_range = args.depth_range
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows, unreadable = [], []
+    for path in args.images:
+        image = _read_image(path)
+        if image is None:
+            unreadable.append(str(path))
+            continue
+        prediction = engine.infer(image)
+        pictures = _pictures(prediction, engine)
+        _write_outputs(args.out / path.stem, prediction, pictures)
+        if len(rows) < _SHEET_ROWS:
+            rows.append([(path.name, prediction.image), *pictures.items()])
+        milliseconds = 1000 * sum(prediction.timings.values())
+        height, width = prediction.image.shape[:2]
+        print(f'{path}: {height}x{width}, {milliseconds:.0f} ms')
+    if rows:
+        _write_png(args.out / 'contact_sheet.png', contact_sheet(rows))
+        print(f"{args.out / 'contact_sheet.png'}: {len(rows)} of {len(args.images)} images")
+    if unreadable:
+        raise ValueError(f'{len(unreadable)} of {len(args.images)} could not be read as images: '
+                         f"{', '.join(unreadable)}; check that they exist and are whole")
+
+
+def _check_names(paths: list[Path]) -> None:
+    """Raise ValueError if the outputs of two images would overwrite each other."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.stem, path)
+        if other is not path:
+            raise ValueError(f'{other} and {path} would both be written to {path.stem}_*; '
+                             'predict them into different folders')
+
+
+def _read_image(path: Path) -> np.ndarray | None:
+    """Return (H, W, 3) uint8 RGB, turned upright as its EXIF says, or None."""
+    import cv2
+    if not path.is_file():  # OpenCV would print a warning of its own
+        return None
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    return None if image is None else image[..., ::-1]
+
+
+def _pictures(prediction, engine) -> dict[str, np.ndarray]:
+    """Return a picture for each output of the prediction, by the name of its file."""
+    from mtan_perception.labels import generic
+    from mtan_perception.visualization import color_depth, color_normal, overlay
+    pictures = {}
+    if prediction.label is not None:
+        labels = engine.card.labels or generic(engine.card.tasks['segmentation'])
+        pictures['overlay'] = overlay(prediction.image, prediction.label, labels.palette())
+    if prediction.depth is not None:
+        pictures['depth'] = color_depth(prediction.depth, *engine.depth_range)
+    if prediction.normal is not None:
+        pictures['normal'] = color_normal(prediction.normal)
+    return pictures
+
+
+def _write_outputs(stem: Path, prediction, pictures: dict[str, np.ndarray]) -> None:
+    for name, picture in pictures.items():
+        _write_png(stem.with_name(f'{stem.name}_{name}.png'), picture)
+    if prediction.label is not None:
+        _write_png(stem.with_name(f'{stem.name}_mask.png'), prediction.label)
+        _write_png(stem.with_name(f'{stem.name}_confidence.png'), prediction.confidence)
+    for name in ('depth', 'normal'):
+        array = getattr(prediction, name)
+        if array is not None:
+            np.save(stem.with_name(f'{stem.name}_{name}.npy'), array)
+
+
+def _write_png(path: Path, picture: np.ndarray) -> None:
+    """Write RGB (H, W, 3) or grey (H, W); raise OSError where OpenCV only returns False."""
+    import cv2
+    encoded = cv2.imencode('.png', picture[..., ::-1] if picture.ndim == 3 else picture)[1]
+    path.write_bytes(encoded.tobytes())

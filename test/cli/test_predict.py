@@ -1,0 +1,83 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""``mtan predict``: the files it writes, and what it says about those it cannot read."""
+
+import cv2
+import numpy as np
+import pytest
+
+from mtan_perception.cli.main import main
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """Write a picture of 60 x 80 noise."""
+    path = tmp_path / 'photo.png'
+    picture = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    assert cv2.imwrite(str(path), picture)
+    return path
+
+
+def predict(*arguments):
+    """Run the command on a small input size with random weights; return its exit code."""
+    return main(['predict', *map(str, arguments), '--weights', 'random', '--device', 'cpu',
+                 '--input-size', '48x64'])
+
+
+def test_every_output_is_written(photo, tmp_path, capsys):
+    """PNGs of the network's size, lossless ids, raw depth and normals, and the sheet."""
+    out = tmp_path / 'made' / 'out'
+    assert predict(photo, '--out', out, '--depth-range', '0.01', '100') == 0
+    names = ('mask.png', 'confidence.png', 'overlay.png', 'depth.png', 'normal.png',
+             'depth.npy', 'normal.npy')
+    assert {path.name for path in out.iterdir()} == {'contact_sheet.png',
+                                                     *(f'photo_{name}' for name in names)}
+    for name in names[:5]:
+        picture = cv2.imread(str(out / f'photo_{name}'), cv2.IMREAD_UNCHANGED)
+        assert picture.shape == ((48, 64) if name in names[:2] else (48, 64, 3)), name
+    assert cv2.imread(str(out / 'photo_mask.png'), cv2.IMREAD_UNCHANGED).max() < 13
+    depth, normal = np.load(out / 'photo_depth.npy'), np.load(out / 'photo_normal.npy')
+    assert depth.shape == (48, 64) and np.nanmin(depth) >= 0.01
+    assert np.linalg.norm(normal, axis=2) == pytest.approx(1, abs=1e-5)
+    painted = cv2.imread(str(out / 'photo_normal.png'))[..., ::-1]
+    assert painted == pytest.approx((normal + 1) * 127.5, abs=0.51)
+    sheet = cv2.imread(str(out / 'contact_sheet.png'))
+    assert sheet.shape[1] > 4 * 64 > sheet.shape[0]
+    assert 'photo.png: 48x64, ' in capsys.readouterr().out
+
+
+def test_only_wanted_tasks_are_written(photo, tmp_path):
+    """One task, one picture and its array."""
+    assert predict(photo, '--out', tmp_path / 'out', '--tasks', 'depth') == 0
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == {
+        'contact_sheet.png', 'photo_depth.png', 'photo_depth.npy'}
+
+
+def test_a_bad_image_does_not_stop_the_others(photo, tmp_path, capfd):
+    """The good one is written; the error names the text file and the missing one."""
+    text = tmp_path / 'notes.jpg'
+    text.write_text('not a picture')
+    assert predict(text, tmp_path / 'absent.png', photo, '--out', tmp_path / 'out',
+                   '--tasks', 'depth') == 2
+    assert (tmp_path / 'out' / 'photo_depth.npy').is_file()
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith('mtan predict: error: 2 of 3 could not be read')
+    assert 'notes.jpg' in error and 'absent.png' in error
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--tasks', 'edges'], "tasks: unknown 'edges'"),
+    (['--device', 'tpu'], "device: 'tpu' is not known"),
+    (['--weights', 'absent.safetensors'], 'absent.safetensors: cannot be opened'),
+    (['--input-size', 'big'], "--input-size: 'big'; write HEIGHTxWIDTH"),
+    (['--depth-range', '5', '1'], r'depth_range: (5.0, 1.0)'),
+    (['other/photo.jpg'], 'would both be written to photo_*'),
+])
+def test_a_bad_argument_is_one_line_and_nothing_is_written(
+        photo, tmp_path, capsys, arguments, words):
+    """Exit code 2, the parameter and the value named, no traceback."""
+    common = ['--weights', 'random', '--device', 'cpu', '--out', str(tmp_path / 'out')]
+    assert main(['predict', *common, *arguments, str(photo)]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if 'untrained' not in line]
+    assert len(error) == 1 and words in error[0]
+    assert not (tmp_path / 'out').exists()
