@@ -37,7 +37,7 @@ from mtan_perception.node.camera_sources import (
 )
 from mtan_perception.node.image_codec import encode_image, to_uint8_array
 
-STOP_TIMEOUT = 1.0
+STOP_TIMEOUT = 0.5
 """How long an ending node waits for the frame being prepared, in seconds."""
 REPORT_PERIOD = 10.0
 """What is wrong with every frame is logged at most this often, in seconds."""
@@ -321,16 +321,16 @@ def main(args: list[str] | None = None) -> int:
             executor.spin_once(timeout_sec=0.1)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    if not node.close():
+    ended = node.close()
+    node.destroy_node()
+    try_shutdown()
+    if not ended:
         # A frame is still being rendered or waited for. The interpreter would take that thread
         # down in mid-flight and abort; nothing is left to save, so leave without it.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
-    failed = node.failed
-    node.destroy_node()
-    try_shutdown()
-    return int(failed)
+        os._exit(int(node.failed))
+    return int(node.failed)
 
 
 if __name__ == '__main__':
