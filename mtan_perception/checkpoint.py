@@ -149,8 +149,12 @@ def load_network(weights: str | os.PathLike) -> tuple[MTANDeepLabv3, ModelCard]:
     state, card = read_checkpoint(path)
     state = {name: tensor.float() if tensor.is_floating_point() else tensor
              for name, tensor in state.items()}
-    with torch.device('meta'):  # no time lost on random numbers that are replaced at once
-        network = build_network(card)
+    try:
+        with torch.device('meta'):  # no time lost on random numbers that are replaced at once
+            network = build_network(card)
+    except ValueError as error:
+        raise CheckpointError(f'{path}: its card describes no network of this release: {error}'
+                              ) from error
     _check_tensors(path, state, network.state_dict(), 'The file does not fit its own card')
     network.load_state_dict(state, assign=True)
     return network.eval(), card
