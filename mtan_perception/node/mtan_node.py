@@ -56,7 +56,6 @@ class MtanNode(LifecycleNode):
         """
         super().__init__('mtan', **kwargs)
         self._settings = parameter_table.declare_parameters(self)
-        self.add_on_set_parameters_callback(self._on_set_parameters)
         self._statistics = Statistics()
         self._outputs = Outputs(self)
         self._engine = None
@@ -67,6 +66,8 @@ class MtanNode(LifecycleNode):
         self._worker.limit_rate(self._settings.max_rate)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
         self.create_timer(DIAGNOSTICS_PERIOD, self._publish_diagnostics)
+        # Last: the publishers' own qos_overrides parameters would come through it as well.
+        self.add_on_set_parameters_callback(self._on_set_parameters)
         if self._settings.autostart:
             # From the executor, so that the node already answers while it is being configured.
             self._autostart_timer = self.create_timer(0.0, self._autostart)
@@ -213,7 +214,9 @@ class MtanNode(LifecycleNode):
         except ImageError as error:
             self._report_error('image', f"topic '{self._image_topic}': {error}")
         except Exception as error:
-            self._report_error('inference', f'{type(error).__name__}: {error}')
+            # Publishers fail while ROS is being shut down; that is not worth a word.
+            if self.context.ok():
+                self._report_error('inference', f'{type(error).__name__}: {error}')
 
     def _process_frame(self, frame: Frame, engine, settings) -> None:
         tasks = self._outputs.wanted_tasks() & set(settings.tasks)
@@ -283,6 +286,7 @@ class MtanNode(LifecycleNode):
             'frames dropped for newer ones': str(self._worker.dropped),
             'weights': settings.weights,
             'tasks': ', '.join(settings.tasks),
+            'tasks with a subscriber': ', '.join(sorted(self._outputs.wanted_tasks())),
             'input size': f'{settings.input_width}×{settings.input_height}',
         }
         if engine is not None:

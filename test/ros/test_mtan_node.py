@@ -1,0 +1,422 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The perception node as a process of its own, over DDS."""
+
+import re
+import signal
+import time
+
+import cv2
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState, GetState
+import numpy as np
+import pytest
+from rcl_interfaces.srv import DescribeParameters, SetParametersAtomically
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from mtan_perception.node.image_codec import decode_image, encode_image, to_uint8_array
+
+MODULE = 'mtan_perception.node.mtan_node'
+TRANSITIONS = {'configure': 1, 'cleanup': 2, 'activate': 3, 'deactivate': 4}
+IMAGES = {
+    'segmentation/mask': ('mono8', 1),
+    'segmentation/confidence': ('mono8', 1),
+    'segmentation/color': ('rgb8', 3),
+    'depth/image_rect': ('32FC1', 4),
+    'depth/color': ('rgb8', 3),
+    'normal/image': ('32FC3', 12),
+    'normal/color': ('rgb8', 3),
+}
+# Half of a 160×120 camera: the node scales by exactly 0.5.
+CAMERA_SIZE, OUTPUT_SIZE = (120, 160), (60, 80)
+
+
+def small(**parameters) -> list[str]:
+    """Give the arguments of a node on random weights at a size that a test can wait for."""
+    values = {'weights': 'random', 'input_height': 60, 'input_width': 80, **parameters}
+    return ['--ros-args', *(word for key, value in values.items()
+                            for word in ('-p', f'{key}:={value}'))]
+
+
+class Robot:
+    """The rest of the robot: a camera, and the hands on the node's services."""
+
+    def __init__(self, node, spin_until, start_process):
+        self.node, self.spin_until, self.start_process = node, spin_until, start_process
+        self.images = node.create_publisher(
+            Image, 'image', QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE))
+        self.camera_infos = node.create_publisher(CameraInfo, 'camera_info', 1)
+        self.diagnostics = []
+        node.create_subscription(
+            DiagnosticArray, '/diagnostics', self.diagnostics.append, 10)
+        self.count = 0
+
+    def start(self, *arguments, **parameters):
+        """Start the node and wait until it is active."""
+        child = self.start_process(MODULE, *small(**parameters), *arguments)
+        self.wait_until_active(child)
+        return child
+
+    def wait_until_active(self, child):
+        self.spin_until(
+            lambda: self.images.get_subscription_count() or child.exit_code is not None, 60)
+        assert self.images.get_subscription_count() == 1, child.output
+
+    def header(self) -> Header:
+        """Make a stamp that no clock gives, to recognise it."""
+        self.count += 1
+        header = Header(frame_id='front_optical')
+        header.stamp.sec, header.stamp.nanosec = 1000 + self.count, 123456789
+        return header
+
+    def send(self, **fields) -> int:
+        """Publish an image; `fields` replace the message's. Returns the seconds of its stamp."""
+        rng = np.random.default_rng(self.count)
+        message = encode_image(
+            rng.integers(0, 256, (*CAMERA_SIZE, 3), np.uint8), 'rgb8', self.header())
+        for name, value in fields.items():
+            setattr(message, name, value)
+        self.images.publish(message)
+        return message.header.stamp.sec
+
+    def send_camera_info(self, **fields):
+        """Publish a CameraInfo, and give it time to arrive before the image that follows."""
+        assert self.spin_until(self.camera_infos.get_subscription_count)
+        self.camera_infos.publish(camera_info(**fields))
+        self.pause(0.3)
+
+    def pause(self, seconds: float):
+        self.spin_until(lambda: False, seconds)
+
+    def exchange(self, messages: list, timeout=20.0):
+        """Send frames until the answer to one is in `messages`; returns that answer."""
+        first = self.count + 1001
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            self.send()
+            if self.spin_until(lambda: messages and stamp(messages[-1]) >= first, 1.0):
+                return messages[-1]
+        raise AssertionError('no answer to a good frame')
+
+    def call(self, service_type, name, request):
+        client = self.node.create_client(service_type, name)
+        assert client.wait_for_service(20)
+        future = client.call_async(request)
+        assert self.spin_until(future.done, 60), f'{name} does not answer'
+        self.node.destroy_client(client)
+        return future.result()
+
+    def set(self, **values):
+        """Set the node's parameters as one; returns the result."""
+        parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
+        return self.call(
+            SetParametersAtomically, '/mtan/set_parameters_atomically',
+            SetParametersAtomically.Request(parameters=parameters)).result
+
+    def change(self, transition: str) -> bool:
+        request = ChangeState.Request()
+        request.transition.id = TRANSITIONS[transition]
+        return self.call(ChangeState, '/mtan/change_state', request).success
+
+    def state(self) -> str:
+        return self.call(GetState, '/mtan/get_state', GetState.Request()).current_state.label
+
+    def diagnostic(self, key: str, condition, timeout=15.0) -> str:
+        """Wait until the value under `key` fulfils `condition`, and return it."""
+        def latest():
+            for array in reversed(self.diagnostics):
+                values = {pair.key: pair.value for pair in array.status[0].values}
+                if condition(values.get(key, '')):
+                    return values[key]
+            return None
+        value = self.spin_until(latest, timeout)
+        assert value is not None, (key, self.diagnostics and self.diagnostics[-1])
+        return value
+
+
+def camera_info(height=CAMERA_SIZE[0], width=CAMERA_SIZE[1], focal=100.0) -> CameraInfo:
+    message = CameraInfo(height=height, width=width, distortion_model='plumb_bob')
+    message.d = [0.0] * 5
+    message.k = [focal, 0.0, width / 2, 0.0, focal, height / 2, 0.0, 0.0, 1.0 * (focal > 0)]
+    message.roi.width, message.roi.height = width, height
+    return message
+
+
+def stamp(message) -> int:
+    return message.header.stamp.sec
+
+
+@pytest.fixture
+def robot(ros_node, spin_until, start_process):
+    return Robot(ros_node, spin_until, start_process)
+
+
+def test_every_output_of_a_frame(robot, collect, spin_until):
+    images = {topic: collect(Image, f'/mtan/{topic}') for topic in IMAGES}
+    infos = {task: collect(CameraInfo, f'/mtan/{task}/camera_info')
+             for task in ('segmentation', 'depth', 'normal')}
+    received = [*images.values(), *infos.values()]
+    robot.start()
+    robot.send_camera_info()
+    robot.exchange(images['normal/color'])
+    assert spin_until(lambda: len({stamp(m[-1]) for m in received if m}) == 1
+                      and all(received)), {t: len(m) for t, m in images.items()}
+    for messages in received:
+        message = messages[-1]
+        assert message.header.frame_id == 'front_optical'
+        assert message.header.stamp.nanosec == 123456789
+        assert (message.height, message.width) == OUTPUT_SIZE
+    for topic, (encoding, pixel_bytes) in IMAGES.items():
+        message = images[topic][-1]
+        assert message.encoding == encoding
+        assert message.step == OUTPUT_SIZE[1] * pixel_bytes, 'RViz ignores the step'
+        assert len(message.data) == message.step * message.height
+        assert not message.is_bigendian
+    mask = np.frombuffer(images['segmentation/mask'][-1].data, np.uint8)
+    assert ((mask < 13) | (mask == 255)).all()
+    depth = np.frombuffer(images['depth/image_rect'][-1].data, np.float32)
+    known = depth[np.isfinite(depth)]
+    assert not np.isinf(depth).any() and ((known >= 0.1) & (known <= 10)).all()
+    normals = np.frombuffer(images['normal/image'][-1].data, np.float32).reshape(-1, 3)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-3)
+    for (info,) in ([m[-1]] for m in infos.values()):
+        np.testing.assert_allclose(info.k, [50, 0, 40, 0, 50, 30, 0, 0, 1])
+        np.testing.assert_allclose(info.p, [50, 0, 40, 0, 0, 50, 30, 0, 0, 0, 1, 0])
+        assert (info.roi.height, info.roi.width) == OUTPUT_SIZE
+
+
+def test_no_subscriber_no_work(robot, collect):
+    robot.start()
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        robot.send()
+        robot.pause(0.1)
+    assert robot.diagnostic('images received', lambda v: int(v or 0) > 5)
+    assert robot.diagnostic('frames published', lambda v: v == '0')
+    depth = collect(Image, '/mtan/depth/image_rect')
+    robot.exchange(depth)
+    assert robot.diagnostic('tasks with a subscriber', lambda v: v == 'depth')
+    mask = collect(Image, '/mtan/segmentation/mask')
+    robot.exchange(mask)
+    assert robot.diagnostic('tasks with a subscriber', lambda v: v == 'depth, segmentation')
+
+
+def test_live_parameters(robot, collect):
+    mask = collect(Image, '/mtan/segmentation/mask')
+    depth = collect(Image, '/mtan/depth/image_rect')
+    robot.start()
+    robot.exchange(mask)
+    robot.exchange(depth)
+
+    assert robot.set(tasks=['depth']).successful
+    robot.exchange(depth)
+    robot.pause(0.2)
+    masks = len(mask)
+    for _ in range(3):
+        robot.exchange(depth)
+    assert len(mask) == masks, 'a task that was switched off still publishes'
+
+    assert robot.set(tasks=['depth', 'segmentation'], confidence_threshold=1.0).successful
+    assert (np.frombuffer(robot.exchange(mask).data, np.uint8) == 255).all()
+    assert robot.set(input_height=32, input_width=96, min_depth=90.0, max_depth=91.0).successful
+    message = robot.exchange(depth)
+    assert (message.height, message.width) == (32, 42), 'one scale for both axes'
+    assert np.isnan(np.frombuffer(message.data, np.float32)).all()
+
+
+def test_refused_parameters_change_nothing(robot, collect):
+    depth = collect(Image, '/mtan/depth/image_rect')
+    robot.start()
+    for values, reason in [
+        ({'weights': 'other.safetensors'}, 'weights.*deactivate.*cleanup.*/mtan'),
+        ({'device': 'cpu', 'precision': 'bf16'}, 'device, precision.*deactivate'),
+        ({'backend': 'torch'}, 'backend'),
+        ({'image_transport': 'compressed'}, 'image_transport.*deactivate'),
+        ({'autostart': False}, 'read-only'),
+        ({'input_height': 8}, 'input_height.*range'),
+        ({'confidence_threshold': 1.5}, 'confidence_threshold.*range'),
+        ({'tasks': ['depth', 'edges']}, 'edges.*segmentation, depth, normal'),
+        ({'overlay_alpha': 1.0, 'min_depth': 20.0}, "'min_depth' is 20"),
+    ]:
+        result = robot.set(**values)
+        assert not result.successful, values
+        assert re.search(reason, result.reason), result.reason
+    message = robot.exchange(depth)
+    assert (message.height, message.width) == OUTPUT_SIZE
+
+
+def test_parameters_are_described(start_process, robot):
+    start_process(MODULE, *small(autostart=False))
+    names = ['tasks', 'input_height', 'input_width', 'max_rate', 'confidence_threshold',
+             'min_depth', 'max_depth', 'overlay_alpha', 'weights', 'device', 'precision',
+             'backend', 'image_transport', 'autostart']
+    described = robot.call(
+        DescribeParameters, '/mtan/describe_parameters',
+        DescribeParameters.Request(names=names)).descriptors
+    assert [descriptor.name for descriptor in described] == names
+    assert all(len(descriptor.description) > 20 for descriptor in described)
+
+
+def test_lifecycle_with_a_configuration_that_fails(start_process, robot, collect, tmp_path):
+    missing = tmp_path / 'missing.safetensors'
+    truncated = tmp_path / 'truncated.safetensors'
+    truncated.write_bytes(b'\x10\x00\x00')
+    child = start_process(MODULE, *small(autostart=False))
+    assert robot.state() == 'unconfigured'
+    assert not robot.change('activate')
+    for values, reason in [
+        ({'weights': str(missing)}, 'missing.safetensors'),
+        ({'weights': str(truncated)}, 'truncated.safetensors'),
+        ({'weights': 'random', 'device': 'npu'}, 'device.*npu'),
+        ({'device': 'auto', 'tasks': ['edges']}, 'edges'),
+    ]:
+        assert robot.set(**values).successful, values
+        assert not robot.change('configure')
+        assert robot.state() == 'unconfigured'
+        line = child.wait_for_line('cannot configure', 5)
+        assert line and any(re.search(f'cannot configure.*{reason}', x) for x in child.lines), \
+            child.output
+    assert robot.set(tasks=['depth']).successful
+    assert robot.change('configure') and robot.state() == 'inactive'
+    depth = collect(Image, '/mtan/depth/image_rect')
+    assert robot.images.get_subscription_count() == 0
+    for _ in range(2):
+        assert robot.change('activate') and robot.state() == 'active'
+        robot.wait_until_active(child)
+        robot.exchange(depth)
+        assert robot.change('deactivate') and robot.state() == 'inactive'
+    assert robot.set(image_transport='compressed').successful
+    assert not robot.set(weights='default').successful, 'inactive, but an engine is there'
+    assert robot.change('cleanup') and robot.state() == 'unconfigured'
+    assert robot.set(precision='fp32', image_transport='raw').successful
+    assert robot.change('configure') and robot.change('activate')
+    robot.wait_until_active(child)
+    robot.exchange(depth)
+
+
+def test_the_newest_frame_under_a_fast_source(robot, spin_until):
+    """At 60 Hz in and 10 Hz out every answer is to a frame of the last moment."""
+    robot.start(max_rate=10.0)
+    sent, latencies = {}, []
+    robot.node.create_subscription(
+        Image, '/mtan/depth/image_rect',
+        lambda m: latencies.append(time.monotonic() - sent[stamp(m)]), 10)
+
+    def send():
+        sent[robot.count + 1001] = time.monotonic()
+        robot.send()
+
+    robot.node.create_timer(1 / 60, send)
+    assert spin_until(lambda: latencies)
+    latencies.clear()
+    robot.pause(5.0)
+    assert 25 <= len(latencies) <= 55
+    # One frame waits at most until the next that is due (0.1 s) and is then processed.
+    assert np.median(latencies) < 0.25
+    assert np.median(latencies[-10:]) < np.median(latencies[:10]) + 0.1, 'latency grows'
+    assert robot.diagnostic('frames dropped for newer ones', lambda v: int(v or 0) > 50)
+
+
+def test_compressed_input(start_process, robot, collect, spin_until):
+    """The remapping of `image` carries over to its compressed transport."""
+    start_process(MODULE, *small(image_transport='compressed'), '-r', 'image:=/front/image_raw')
+    publisher = robot.node.create_publisher(CompressedImage, '/front/image_raw/compressed', 1)
+    color = collect(Image, '/mtan/segmentation/color')
+    assert spin_until(lambda: publisher.get_subscription_count() == 1, 60)
+    red = np.zeros((*CAMERA_SIZE, 3), np.uint8)
+    red[..., 2] = 255
+    data = to_uint8_array(cv2.imencode('.jpg', red)[1])
+    assert robot.set(overlay_alpha=0.0).successful
+
+    def answered():
+        publisher.publish(CompressedImage(
+            header=robot.header(), format='rgb8; jpeg compressed bgr8', data=data[:200]))
+        publisher.publish(CompressedImage(
+            header=robot.header(), format='rgb8; jpeg compressed bgr8', data=data))
+        spin_until(lambda: color, 1.0)
+        return color
+
+    assert spin_until(answered)
+    np.testing.assert_allclose(decode_image(color[-1]).mean((0, 1)), [254, 0, 0], atol=3)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_the_node_cleanly(robot, collect, number):
+    child = robot.start()
+    robot.exchange(collect(Image, '/mtan/depth/image_rect'))
+    robot.send()
+    start = time.monotonic()
+    child.send_signal(number)
+    assert child.wait(10) == 0
+    assert time.monotonic() - start < 2
+    assert 'Traceback' not in child.output
+
+
+BAD_IMAGES = {
+    'unknown encoding': ({'encoding': 'rgb10'}, "'rgb10'"),
+    'zero size': ({'height': 0}, '160×0'),
+    'short data': ({'data': to_uint8_array(bytes(100))}, 'data has 100 bytes'),
+    'long data': ({'data': to_uint8_array(bytes(60000))}, 'data has 60000 bytes'),
+    'short step': ({'step': 100}, 'step 100'),
+    'NaN': ({'encoding': '32FC1', 'step': 640,
+             'data': to_uint8_array(np.full(CAMERA_SIZE, np.nan, np.float32))}, 'NaN'),
+}
+
+
+def test_bad_images_are_named_counted_and_survived(robot, collect):
+    depth = collect(Image, '/mtan/depth/image_rect')
+    child = robot.start()
+    robot.exchange(depth)
+    errors = 0
+    for fields, text in BAD_IMAGES.values():
+        first = robot.send(**fields)
+        errors += 1
+        assert robot.diagnostic('errors: image', lambda v, n=errors: int(v or 0) >= n)
+        assert re.search(text, robot.diagnostic('last error', lambda v, t=text: t in v))
+        robot.exchange(depth)
+        assert first not in {stamp(message) for message in depth}
+    logged = [line for line in child.lines if "topic '/image'" in line]
+    assert 1 <= len(logged) < len(BAD_IMAGES), 'errors are throttled, not silent'
+
+
+def test_camera_info_that_does_not_fit(robot, collect):
+    depth = collect(Image, '/mtan/depth/image_rect')
+    infos = collect(CameraInfo, '/mtan/depth/camera_info')
+    child = robot.start()
+    for fields, text in [({'height': 480, 'width': 640}, '640×480 differs from.*160×120'),
+                         ({'focal': 0.0}, 'focal lengths in K are 0 and 0')]:
+        robot.send_camera_info(**fields)
+        robot.exchange(depth)
+        assert re.search(text, robot.diagnostic(
+            'last error', lambda v, t=text: bool(re.search(t, v))))
+    assert not infos
+    assert child.wait_for_line("topic '/camera_info'", 1)
+    robot.send_camera_info()
+    robot.exchange(infos)
+
+
+@pytest.mark.parametrize('arguments, text', [
+    ({'input_height': 8}, 'input_height'),
+    ({'precision': 'fp8'}, "'precision' is 'fp8'"),
+    ({'tasks': 'depth'}, 'tasks'),
+])
+def test_a_start_with_a_wrong_parameter_ends_with_the_reason(start_process, arguments, text):
+    child = start_process(MODULE, *small(**arguments))
+    assert child.wait(30) == 1
+    assert 'mtan_node: cannot start' in child.output and text in child.output
+    assert 'Traceback' not in child.output
+
+
+def test_qos_overrides(robot):
+    robot.start(
+        '-p', 'qos_overrides./image.subscription.reliability:=reliable',
+        '-p', 'qos_overrides./mtan/depth/image_rect.publisher.reliability:=best_effort')
+    (image,) = robot.node.get_subscriptions_info_by_topic('/image')
+    assert image.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+    (depth,) = robot.node.get_publishers_info_by_topic('/mtan/depth/image_rect')
+    assert depth.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+    (mask,) = robot.node.get_publishers_info_by_topic('/mtan/segmentation/mask')
+    assert mask.qos_profile.reliability == ReliabilityPolicy.RELIABLE
