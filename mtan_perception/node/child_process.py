@@ -48,7 +48,7 @@ def fastdds_profile() -> Path | None:
     try:
         from ament_index_python.packages import get_package_share_directory
         roots.append(Path(get_package_share_directory('mtan_perception')))
-    except (ImportError, LookupError):
+    except (ImportError, LookupError, OSError):  # OSError: no AMENT_PREFIX_PATH
         pass  # not installed: the checkout is all there is
     return next((root / 'config' / 'fastdds.xml' for root in roots
                  if (root / 'config' / 'fastdds.xml').is_file()), None)
