@@ -53,4 +53,4 @@ def camera(context: LaunchContext) -> list[Node]:
     return [Node(
         package='mtan_perception', executable='camera_node', name='camera',
         namespace=f"{arguments['namespace'].strip('/')}/camera".strip('/'),
-        parameters=[parameters], output='screen', emulate_tty=True)]
+        parameters=[parameters] if parameters else None, output='screen', emulate_tty=True)]

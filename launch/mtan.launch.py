@@ -81,10 +81,11 @@ def nodes(context: LaunchContext) -> list[Node]:
     prefix = f'/{namespace}/{name}' if namespace else f'/{name}'
     overrides = {key: parameter_value(context, key, kind)
                  for key, kind, _ in OVERRIDES if arguments[key]}
+    parameters = [params_file(context)] + ([overrides] if overrides else [])
     return [
         Node(
             package='mtan_perception', executable='mtan_node', name=name, namespace=namespace,
-            parameters=[arguments['params_file'], overrides],
+            parameters=parameters,
             remappings=[('image', image), ('camera_info', camera_info)],
             ros_arguments=['--log-level', arguments['log_level']],
             respawn=LaunchConfiguration('respawn'), respawn_delay=2.0,
@@ -102,6 +103,14 @@ def beside(topic: str, other: str) -> str:
     """Return the topic `other` in the namespace of `topic`, where a camera driver puts it."""
     namespace, slash, _ = topic.rpartition('/')
     return namespace + slash + other
+
+
+def params_file(context: LaunchContext) -> str:
+    """Return the parameter file; launch itself would only warn that there is none, and go on."""
+    path = Path(context.launch_configurations['params_file']).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'params_file:={path}: there is no such file')
+    return str(path)
 
 
 def parameter_value(context: LaunchContext, name: str, kind: type):

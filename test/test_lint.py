@@ -35,7 +35,7 @@ def test_ament_flake8():
 def test_ament_pep257(capsys):
     pytest.importorskip('ament_pep257', reason='ament_pep257 is not installed')
     from ament_pep257.main import main
-    # Missing docstrings and the imperative mood are left to ruff, which knows tests and properties.
+    # Missing docstrings and the imperative mood are left to ruff: it knows tests and properties.
     code = main(argv=[
         '--convention', 'pep257',
         '--add-ignore', 'D101', 'D102', 'D103', 'D105', 'D107', 'D401', '--', *PATHS])

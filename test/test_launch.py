@@ -1,0 +1,276 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The launch files, run by the real launch on stand-ins for the executables.
+
+A stand-in writes down how it was started: arguments, environment and parameter files.
+"""
+
+import json
+import os
+from pathlib import Path
+from runpy import run_path
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from mtan_perception.tasks import DEPTH, NORMAL
+
+pytest.importorskip(
+    'launch_ros', reason='launch and launch_ros come with a ROS 2 installation, not with wheels')
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / 'config'
+
+RUN_LAUNCH = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+arguments = [item.split(':=', 1) for item in sys.argv[2:]]
+service = LaunchService()
+service.include_launch_description(LaunchDescription([IncludeLaunchDescription(
+    PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)]))
+sys.exit(service.run())
+"""
+
+STAND_IN = f"""#!{sys.executable}
+import json, os, pathlib, sys
+files = {{name: pathlib.Path(name).read_text() for option, name in zip(sys.argv, sys.argv[1:])
+         if option == '--params-file'}}
+path = pathlib.Path(os.environ['STARTED']) / (pathlib.Path(sys.argv[0]).name + '.json')
+path.write_text(json.dumps({{'argv': sys.argv[1:], 'env': dict(os.environ), 'files': files}}))
+"""
+
+
+class _TupleLoader(yaml.SafeLoader):
+    """Reads a list as launch_ros writes it: with a tag that ROS passes over."""
+
+
+_TupleLoader.add_constructor(
+    'tag:yaml.org,2002:python/tuple', lambda loader, node: loader.construct_sequence(node))
+
+
+class Started(NamedTuple):
+    """How a process was started."""
+
+    argv: list[str]
+    env: dict[str, str]
+    files: dict[str, str]
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """Return the remapping rules, `__node` and `__ns` among them."""
+        pairs = zip(self.argv, self.argv[1:], strict=False)
+        return dict(value.split(':=', 1) for option, value in pairs if option == '-r')
+
+    @property
+    def overrides(self) -> dict:
+        """Return the parameters that come on top of the first parameter file."""
+        merged = {}
+        for text in [text for name, text in self.files.items() if Path(name).parent != CONFIG]:
+            for node in yaml.load(text, _TupleLoader).values():
+                merged |= node['ros__parameters']
+        return merged
+
+
+class Launch:
+    """Runs a launch file where the executables are stand-ins."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for package, names in (('mtan_perception', ('mtan_node', 'camera_node')),
+                               ('rviz2', ('rviz2',))):
+            index = folder / 'prefix/share/ament_index/resource_index/packages'
+            index.mkdir(parents=True, exist_ok=True)
+            (index / package).touch()
+            for name in names:
+                path = folder / 'prefix/lib' / package / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(STAND_IN)
+                path.chmod(0o755)
+
+    def __call__(self, name: str, *arguments: str, fails: bool = False, **variables: str):
+        """Return what was started, by executable; the text of the failure where one is due."""
+        records = self.folder / 'started'
+        records.mkdir(exist_ok=True)
+        for path in records.iterdir():
+            path.unlink()
+        environment = {key: value for key, value in os.environ.items()
+                       if 'PROFILES_FILE' not in key}
+        environment |= {
+            'ROS_DISTRO': 'kilted', 'STARTED': str(records), 'ROS_LOG_DIR': str(self.folder),
+            'AMENT_PREFIX_PATH': str(self.folder / 'prefix'), **variables}
+        result = subprocess.run(
+            [sys.executable, '-c', RUN_LAUNCH, str(ROOT / 'launch' / name), *arguments],
+            env=environment, cwd=self.folder, capture_output=True, text=True, timeout=60)
+        assert (result.returncode != 0) == fails, result.stdout + result.stderr
+        if fails:
+            return result.stdout + result.stderr
+        return {path.stem: Started(**json.loads(path.read_text())) for path in records.iterdir()}
+
+
+@pytest.fixture
+def launch(tmp_path):
+    return Launch(tmp_path)
+
+
+def arguments_of(name: str) -> dict:
+    """Return the declared arguments of a launch file, those of included files among them."""
+    from launch import LaunchContext
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+    source = PythonLaunchDescriptionSource(str(ROOT / 'launch' / name))
+    description = source.get_launch_description(LaunchContext())
+    return {item.name: item for item in description.get_launch_arguments()}
+
+
+def test_defaults_leave_every_parameter_to_the_file(launch):
+    node, = launch('mtan.launch.py').values()
+    assert list(node.files) == [str(CONFIG / 'mtan.yaml')]
+    assert {'__ns': '/'} | node.rules == {
+        '__ns': '/', '__node': 'mtan', 'image': 'image', 'camera_info': 'camera_info'}
+    assert node.argv[node.argv.index('--log-level') + 1] == 'info'
+
+
+def test_arguments_become_parameters_of_the_right_type(launch):
+    node = launch(
+        'mtan.launch.py', 'weights:=/w.safetensors', 'device:=0', 'precision:=off',
+        'backend:=torch', 'tasks:=depth,normal', 'input_height:=96', 'input_width:=128',
+        'image_transport:=compressed', 'max_rate:=5', 'confidence_threshold:=1',
+        'autostart:=false', 'use_sim_time:=True')['mtan_node']
+    expected = {
+        'weights': '/w.safetensors', 'device': '0', 'precision': 'off', 'backend': 'torch',
+        'tasks': [DEPTH, NORMAL], 'input_height': 96, 'input_width': 128,
+        'image_transport': 'compressed', 'max_rate': 5.0, 'confidence_threshold': 1.0,
+        'autostart': False, 'use_sim_time': True}
+    assert node.overrides == expected
+    assert {name: type(value) for name, value in node.overrides.items()} \
+        == {name: type(value) for name, value in expected.items()}
+
+
+@pytest.mark.parametrize('text, tasks', [
+    ('depth', [DEPTH]),
+    ('[depth, normal]', [DEPTH, NORMAL]),
+    ("['depth','normal']", [DEPTH, NORMAL]),
+])
+def test_tasks_may_be_written_as_a_list(launch, text, tasks):
+    assert launch('mtan.launch.py', f'tasks:={text}')['mtan_node'].overrides == {'tasks': tasks}
+
+
+@pytest.mark.parametrize('argument', [
+    'input_height:=tall', 'input_width:=38.5', 'max_rate:=fast', 'autostart:=perhaps'])
+def test_argument_of_the_wrong_type_is_refused(launch, argument):
+    text = launch('mtan.launch.py', argument, fails=True)
+    assert f"{argument}: a value of type '" in text
+
+
+def test_every_argument_is_described_and_has_the_parameters_type():
+    from rclpy.parameter import Parameter
+
+    from mtan_perception.node.parameters import SPECIFICATIONS
+    declared = arguments_of('mtan.launch.py')
+    for argument in declared.values():
+        assert len(argument.description) > 8
+    for name, kind, _ in run_path(str(ROOT / 'launch/mtan.launch.py'))['OVERRIDES']:
+        assert name in declared
+        if name != 'use_sim_time':
+            value = SPECIFICATIONS[name].default
+            sample = [''] if kind == list[str] else kind()
+            assert Parameter.Type.from_parameter_value(value) \
+                == Parameter.Type.from_parameter_value(sample), name
+
+
+@pytest.mark.parametrize('image, camera_info', [
+    ('/camera/image_raw', '/camera/camera_info'),
+    ('/image', '/camera_info'),
+    ('left', 'camera_info'),
+])
+def test_camera_info_lies_beside_the_image(launch, image, camera_info):
+    rules = launch('mtan.launch.py', f'image:={image}')['mtan_node'].rules
+    assert (rules['image'], rules['camera_info']) == (image, camera_info)
+
+
+def test_camera_info_namespace_name_and_log_level_can_be_chosen(launch):
+    node = launch(
+        'mtan.launch.py', 'image:=/a/image', 'camera_info:=/b/info', 'namespace:=/robot',
+        'name:=eye', 'log_level:=eye:=debug')['mtan_node']
+    assert node.rules == {
+        '__node': 'eye', '__ns': '/robot', 'image': '/a/image', 'camera_info': '/b/info'}
+    assert node.argv[node.argv.index('--log-level') + 1] == 'eye:=debug'
+
+
+def test_own_params_file(launch, tmp_path):
+    path = tmp_path / 'own.yaml'
+    path.write_text('/**: {ros__parameters: {max_depth: 4.0}}')
+    node = launch('mtan.launch.py', f'params_file:={path}', 'max_rate:=2.5')['mtan_node']
+    assert next(iter(node.files)) == str(path)  # what comes later overrides it
+    assert node.overrides == {'max_depth': 4.0, 'max_rate': 2.5}
+
+
+def test_missing_params_file_is_an_error(launch):
+    text = launch('mtan.launch.py', 'params_file:=/none.yaml', fails=True)
+    assert 'params_file:=/none.yaml: there is no such file' in text
+
+
+@pytest.mark.parametrize('distro, variable, other', [
+    ('kilted', 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'),
+    ('lyrical', 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'),
+    ('jazzy', 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'),
+    ('humble', 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'),
+])
+def test_fast_dds_profile_by_distribution(launch, distro, variable, other):
+    env = launch('mtan.launch.py', ROS_DISTRO=distro)['mtan_node'].env
+    assert env[variable] == str(CONFIG / 'fastdds.xml')
+    assert other not in env
+
+
+def test_own_fast_dds_profile_is_kept(launch):
+    env = launch('mtan.launch.py', FASTDDS_DEFAULT_PROFILES_FILE='/own.xml')['mtan_node'].env
+    assert env['FASTDDS_DEFAULT_PROFILES_FILE'] == '/own.xml'
+
+
+def test_rviz_shows_the_topics_of_this_node(launch):
+    started = launch(
+        'mtan.launch.py', 'rviz:=true', 'image:=/cam/image', 'namespace:=robot', 'name:=eye')
+    rviz = started['rviz2']
+    assert rviz.argv[rviz.argv.index('--display-config') + 1] == str(CONFIG / 'mtan.rviz')
+    view = (CONFIG / 'mtan.rviz').read_text()
+    for shown, topic in rviz.rules.items():
+        if shown.startswith('/mtan/'):
+            assert topic == shown.replace('/mtan/', '/robot/eye/')
+            assert shown in view or shown == '/mtan/depth/camera_info'
+    assert rviz.rules['/image'] == '/cam/image'
+    assert sum(shown.startswith('/mtan/') for shown in rviz.rules) == 5
+
+
+def test_demo_starts_a_camera_and_the_node_on_it(launch):
+    started = launch('demo.launch.py')
+    assert set(started) == {'mtan_node', 'camera_node'}
+    camera, node = started['camera_node'], started['mtan_node']
+    assert camera.rules == {'__node': 'camera', '__ns': '/camera'}
+    assert camera.files == {}
+    assert node.rules['image'] == 'camera/image_raw'
+    assert node.rules['camera_info'] == 'camera/camera_info'
+    assert camera.env['FASTDDS_DEFAULT_PROFILES_FILE'] == str(CONFIG / 'fastdds.xml')
+
+
+def test_demo_hands_its_arguments_on(launch):
+    started = launch(
+        'demo.launch.py', 'source:=0', 'rate:=15', 'width:=640', 'loop:=false', 'namespace:=robot',
+        'weights:=random')
+    camera, node = started['camera_node'], started['mtan_node']
+    assert camera.overrides == {'source': '0', 'rate': 15.0, 'width': 640, 'loop': False}
+    assert type(camera.overrides['rate']) is float
+    assert camera.rules['__ns'] == '/robot/camera'
+    assert node.rules['__ns'] == '/robot'
+    assert node.overrides == {'weights': 'random'}
+
+
+def test_demo_arguments_are_parameters_of_camera_node():
+    from mtan_perception.node.camera_node import PARAMETERS
+    for name, kind, _ in run_path(str(ROOT / 'launch/demo.launch.py'))['CAMERA']:
+        assert type(PARAMETERS[name][0]) is kind, name
