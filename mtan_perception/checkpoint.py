@@ -324,9 +324,9 @@ def _load_tensors(path: Path) -> Any:
             f'({reason.group().strip()}); where you trust it, save its state dict alone with '
             f'torch.save(network.state_dict(), ...)') from error
     except Exception as error:  # a damaged archive surfaces as many types
-        raise CheckpointError(f'{path}: is damaged or no PyTorch checkpoint '
-                              f'({str(error).splitlines()[0]}); copy or download it again'
-                              ) from error
+        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+        raise CheckpointError(f'{path}: is damaged or no PyTorch checkpoint ({reason}); '
+                              f'copy or download it again') from error
 
 
 def _unwrap(content: Any) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from mtan_perception.cli.arguments import parse_size
 from mtan_perception.labels import generic, LABEL_SETS, LabelSet, read_label_set
 from mtan_perception.tasks import parse_tasks, SEGMENTATION
 
-# What the public training codes feed the network, as mean and std of RGB in 0..1.
+# What the public training codes feed the network, as mean and std of RGB in 0..1. The range -1..1
+# is called symmetric, because argparse would take a value that starts with - for an option.
 _SCALINGS = {
     'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     '0..1': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    '-1..1': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    'symmetric': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
 
@@ -37,8 +38,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument('--normal-axes', choices=('nyu', 'optical'), default='nyu',
                         help='z toward the camera or forward (default %(default)s)')
     parser.add_argument('--input-scaling', choices=tuple(_SCALINGS), default='imagenet',
-                        help='of its training images; with another one it predicts nonsense '
-                             '(default %(default)s)')
+                        help='of its training images (symmetric: -1..1); with another one it '
+                             'predicts nonsense (default %(default)s)')
     parser.add_argument('--focal-length', type=float, metavar='PIXELS',
                         help='of its training images at the input size, for metric depth')
     parser.add_argument('--backbone', default='resnet50', help='(default %(default)s)')
