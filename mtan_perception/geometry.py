@@ -62,6 +62,18 @@ def scale_intrinsics(intrinsics: np.ndarray, scale: float) -> np.ndarray:
     return np.asarray(intrinsics, np.float64) * np.array([[scale], [scale], [1.0]])
 
 
+def correct_depth(depth: np.ndarray, focal_length: float,
+                  learnt_focal_length: float) -> np.ndarray:
+    """
+    Return the depth for a camera of another focal length than the one that depth was learnt for.
+
+    Twice the focal length makes the same thing look twice as large, as if it were half as far
+    away. Both focal lengths are in pixels of the image that the network sees: the camera's at
+    that size, and the checkpoint's `focal_length`. The type of `depth` is kept.
+    """
+    return depth * (focal_length / learnt_focal_length)
+
+
 def back_project(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """
     Return the point (x, y, z) in metres of each pixel, (H, W, 3), from `depth` (H, W) along z.

@@ -5,7 +5,14 @@
 import numpy as np
 import pytest
 
-from mtan_perception.geometry import back_project, Fit, fit_image, NORMAL_SIGNS, scale_intrinsics
+from mtan_perception.geometry import (
+    back_project,
+    correct_depth,
+    Fit,
+    fit_image,
+    NORMAL_SIGNS,
+    scale_intrinsics,
+)
 
 
 @pytest.mark.parametrize('size, target, expected', [
@@ -43,6 +50,12 @@ def test_intrinsics_scale_as_in_image_proc():
     matrix = np.array([[500.0, 0, 320], [0, 510, 240], [0, 0, 1]])
     assert scale_intrinsics(matrix, 0.6).tolist() == [[300, 0, 192], [0, 306, 144], [0, 0, 1]]
     assert matrix[0, 0] == 500
+
+
+def test_depth_grows_with_the_focal_length():
+    """At 600 px what looked 2 m away to a network that learnt at 300 px is 4 m away."""
+    depth = correct_depth(np.array([[2.0, np.nan]], np.float32), 600.0, 300.0)
+    assert depth.dtype == np.float32 and depth[0, 0] == 4 and np.isnan(depth[0, 1])
 
 
 def test_back_projection_by_hand():
