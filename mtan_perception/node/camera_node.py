@@ -37,7 +37,7 @@ from mtan_perception.node.camera_sources import (
 )
 from mtan_perception.node.image_codec import encode_image, to_uint8_array
 
-STOP_TIMEOUT = 0.5
+STOP_TIMEOUT = 0.3
 """How long an ending node waits for the frame being prepared, in seconds."""
 REPORT_PERIOD = 10.0
 """What is wrong with every frame is logged at most this often, in seconds."""
