@@ -45,8 +45,8 @@ def main(args: list[str] | None = None) -> int:
     """
     Run the demo until its time is over, Ctrl-C or SIGTERM.
 
-    :returns: 0; 1 where a process died or an output did not come, with the reason on stderr; 2 for
-        weights that cannot be used.
+    :returns: 0; 1 where a process died, an output did not come or the sheet cannot be written; 2
+        for weights or a domain that cannot be used. The reason is on stderr.
     """
     options = _parser().parse_args(args)
     stop = threading.Event()
@@ -54,11 +54,10 @@ def main(args: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         card = _card(options.weights)
+        domain_id = _domain_id()
     except (OSError, ValueError) as error:
         print(f'demo: error: {error}', file=sys.stderr)
         return 2
-    own_domain = os.environ.get('ROS_DOMAIN_ID')
-    domain_id = int(own_domain) if own_domain else free_domain_id()
     os.environ.update(ros_environment(domain_id))
     print(_banner(options, card, domain_id), flush=True)
     # The children first: they load while this process sets up its own end.
@@ -97,6 +96,16 @@ def _card(weights: str) -> ModelCard:
     if weights == 'random':
         return COMPACT
     return read_card(DEFAULT_WEIGHTS if weights == 'default' else weights)
+
+
+def _domain_id() -> int:
+    """Return the user's ROS_DOMAIN_ID, or a free one: robots nearby see nothing of the demo."""
+    own = os.environ.get('ROS_DOMAIN_ID')
+    if not own:
+        return free_domain_id()
+    if not own.isdecimal():
+        raise ValueError(f"ROS_DOMAIN_ID is '{own}'; set a number from 0 to 101, or unset it")
+    return int(own)
 
 
 def _tasks(card: ModelCard) -> tuple[str, ...]:
@@ -197,7 +206,10 @@ class Demo:
         self._executor.shutdown()
         spinner.join(2.0)
         print(self._table(), flush=True)
-        self._write_sheet()
+        try:
+            self._write_sheet()
+        except (OSError, cv2.error) as error:
+            failure = failure or f'the contact sheet cannot be written: {error}; choose --out'
         if failure is not None:
             print(f'demo: error: {failure}', file=sys.stderr, flush=True)
         return int(failure is not None)
@@ -267,11 +279,13 @@ class Demo:
         topics = {INPUT: '/camera/image_raw'} | {t: f'/mtan/{OUTPUTS[t]}' for t in self._tasks}
         for name, topic in topics.items():
             stream = self._monitor.streams[name]
-            median, late = np.percentile(stream.latencies, (50, 95)) if stream.latencies else (
-                np.nan, np.nan)
+            latency = ['-', '-']
+            if stream.latencies:
+                latency = [f'{1000 * seconds:.0f} ms'
+                           for seconds in np.percentile(stream.latencies, (50, 95))]
             lines.append(
                 f'{topic:34} {len(stream.times):6} {stream.rate():5.1f} Hz '
-                f"{1000 * median:13.0f} ms {1000 * late:6.0f} ms  {accuracy.get(name, '-')}")
+                f"{latency[0]:>16} {latency[1]:>9}  {accuracy.get(name, '-')}")
         if accuracy:
             lines.append(f'accuracy: against the exact truth of {self._accuracy.count} frames'
                          + (" (weights 'random': untrained)"
@@ -288,7 +302,7 @@ class Demo:
         out = self._options.out
         out.parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(str(out), sheet[..., ::-1]):
-            raise OSError(f'cannot write {out}')
+            raise OSError(str(out))
         print(f'contact sheet: {out}', flush=True)
 
 
