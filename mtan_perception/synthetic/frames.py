@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of random rooms, with their exact labels, depth, normals and camera matrices."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -11,16 +12,22 @@ from mtan_perception.synthetic.furniture import furnish
 from mtan_perception.synthetic.hashing import Dice
 from mtan_perception.synthetic.materials import draw_materials, surface_colour
 from mtan_perception.synthetic.raycast import (
-    build_world, Candidates, first_hits, light_reaching, near_rays, surfaces_at, tiles_in_view)
-from mtan_perception.synthetic.rooms import plan_rooms
+    build_world, Candidates, first_hits, light_reaching, near_rays, surfaces_at, tiles_in_view, World)
+from mtan_perception.synthetic.rooms import Plan, plan_rooms
 from mtan_perception.synthetic.sensor import photograph
 
 _TILE = 8
 # Pixels rendered at once: enough to amortise the calls, few enough for the caches or the memory.
 _CHUNK = {'cpu': 4 * 144 * 192, 'other': 256 * 144 * 192}
-# Sub-samples of a pixel on an edge, in pixels from its centre: a rotated square.
-_SUBPIXELS = ((-0.375, -0.125), (0.125, -0.375), (0.375, 0.125), (-0.125, 0.375))
+# Scenes planned and furnished at once.
+_BUILD = 256
+# Sub-samples of a pixel on an edge beside its centre, in pixels from it.
+_SUBPIXELS = ((0.0, -0.35), (-0.31, 0.19), (0.31, 0.19))
+# Neighbours that may lend a colour, farthest first.
+_AROUND = ((-1, -1), (-1, 1), (1, -1), (1, 1), (-1, 0), (1, 0), (0, -1), (0, 1))
+# The lamps' extent, and how far its half-shadows can reach, in metres.
 _LIGHT_SIZE = 0.16
+_LIGHT_REACH = 0.1
 
 
 class Frames(NamedTuple):
@@ -62,14 +69,14 @@ def _lights(plan, dice):
     return _Lights(place, tint * strength[..., None], ambient * tone)
 
 
-class _Scene(NamedTuple):
-    """All that the shading of a chunk needs."""
+class _Rooms(NamedTuple):
+    """Everything about a batch of scenes that no image size or time changes."""
 
-    world: tuple
-    camera: tuple
+    dice: Dice
+    plan: Plan
+    world: World
     lights: _Lights
     materials: torch.Tensor
-    focal: torch.Tensor
 
 
 def _rays(camera, k, u, v, scene):
@@ -80,13 +87,13 @@ def _rays(camera, k, u, v, scene):
     return rows[0] * x + rows[1] * y + rows[2]
 
 
-def _shaded(scene_data, rays, hits, scene, shadows):
+def _shade(rooms, camera, focal, rays, hits, scene):
     """
-    Return the light (3, R, G) that comes back along rays, and their Surfaces.
+    Return the light (3, R, G) that comes back along rays, and the Surfaces they met.
 
-    :param shadows: function of (lamp, points, facing) that gives that lamp's Candidates.
+    :param rays: (3, R, G); hits: what they met; scene: (G,) scene of each group.
     """
-    world, camera, lights, materials, focal = scene_data
+    world, lights, materials = rooms.world, rooms.lights, rooms.materials
     shape = hits.depth.shape
     spread = scene.expand(shape).reshape(-1)
     surface = hits.surface.reshape(-1).long()
@@ -94,28 +101,32 @@ def _shaded(scene_data, rays, hits, scene, shadows):
     direction, depth = rays.reshape(3, -1), hits.depth.reshape(-1)
     at = surfaces_at(world, origin, direction, depth, surface, spread)
     number = world.material.flatten()[spread * world.material.shape[1] + surface]
-    material = materials.flatten(0, 1)[spread * materials.shape[1] + number].T.contiguous()
-    facing = -(at.normal * direction).sum(0)
+    number += spread * materials.shape[1]
+    material = materials.flatten(0, 1).index_select(0, number).T.contiguous()
     norm = direction.square().sum(0).sqrt()
-    footprint = depth * norm * norm / (focal[spread] * facing.clamp(min=0.05 * norm))
+    facing = -(at.normal * direction).sum(0)
+    footprint = depth * norm * norm / (focal[spread] * torch.maximum(facing, 0.05 * norm))
     albedo, gloss, glow = surface_colour(material, at.u, at.v, at.fall, footprint)
-    room = world.room[spread].T
-    light = lights.ambient[spread].T * _ambient(at, room)
+    light = lights.ambient[spread].T * _ambient(at, world.room[spread].T)
     shine = torch.zeros_like(albedo)
-    points, flat = at.point.reshape(3, *shape), spread
     for lamp in range(lights.place.shape[1]):
-        toward = lights.place[flat, lamp].T - at.point
+        place = lights.place[:, lamp]
+        toward = place[spread].T - at.point
         away = toward.square().sum(0)
         cosine = (at.normal * toward).sum(0) * away.rsqrt()
-        seen = light_reaching(world, points, toward.reshape(3, *shape), hits.surface, scene,
-                              shadows(lamp, points, (cosine > 0).reshape(shape).any(0)), _LIGHT_SIZE)
-        strength = lights.colour[flat, lamp].T * (seen.reshape(-1) / (0.6 + 0.35 * away))
+        lit = (cosine > 0)
+        points = at.point.reshape(3, *shape)
+        listed = near_rays(world, points, place, lit.reshape(shape).any(0), _LIGHT_REACH)
+        seen = light_reaching(world, points, place, hits.surface, scene, listed, _LIGHT_SIZE)
+        strength = lights.colour[:, lamp][spread].T * (seen.reshape(-1) / (0.6 + 0.35 * away))
         light = light + strength * cosine.clamp(min=0)
-        # Blinn-Phong highlight.
+        # Blinn-Phong highlight, to the 32nd power.
         middle = toward * away.rsqrt() - direction / norm
         middle = middle / middle.square().sum(0).sqrt().clamp(min=1e-6)
-        peak = (at.normal * middle).sum(0).clamp(min=0) ** 32 * (cosine > 0)
-        shine = shine + strength * (peak * gloss * 0.5)
+        peak = (at.normal * middle).sum(0).clamp(min=0)
+        for _ in range(5):
+            peak = peak * peak
+        shine = shine + strength * (peak * gloss * 0.5 * lit)
     light = albedo * (light + glow) + shine
     return light.reshape(3, *shape), at
 
@@ -149,15 +160,41 @@ def _untile(tiles, number, rows, columns, height, width):
     return image.reshape(number, -1, rows * _TILE, columns * _TILE)[..., :height, :width]
 
 
-def _render_chunk(seeds, height, width, time):
-    dice = Dice(seeds)
-    plan = plan_rooms(dice)
-    parts = furnish(plan, dice)
-    world = build_world(plan, parts)
-    camera = place_camera(plan, dice, time)
+def _smooth_edges(light, surface, trace):
+    """
+    Average sub-samples of the pixels on edges, (N, 3, H, W).
+
+    A sub-sample has the colour of the nearest pixel around that shows the same surface: textures
+    are smooth within a pixel, so only what is visible where needs to be found anew.
+
+    :param surface: (N, H, W) what each pixel shows.
+    :param trace: function from pixels (frame, u, v), u and v (R, G), to the surfaces (R, G) there.
+    """
+    frame, y, x = _edges(surface).nonzero(as_tuple=True)
+    offset = torch.tensor(_SUBPIXELS, device=light.device).T[..., None]
+    met = trace(frame, y, x, x + offset[0], y + offset[1])
+    height, width = surface.shape[1:]
+    colours = light.permute(0, 2, 3, 1).reshape(-1, 3)
+    pixel = (frame * height + y) * width + x
+    surface = surface.flatten().float()
+    chosen = pixel.expand(met.shape)
+    # Nearest last, so that it stays.
+    for dy, dx in _AROUND:
+        other = ((frame * height + (y + dy).clamp(0, height - 1)) * width
+                 + (x + dx).clamp(0, width - 1))
+        chosen = torch.where(surface[other] == met, other, chosen)
+    own = surface[pixel] == met
+    chosen = torch.where(own, pixel, chosen)
+    mean = colours.index_select(0, chosen.flatten()).reshape(*met.shape, 3).sum(0) + colours[pixel]
+    colours[pixel] = mean / (len(_SUBPIXELS) + 1)
+    return colours.reshape(len(light), height, width, 3).permute(0, 3, 1, 2).contiguous()
+
+
+def _render_chunk(rooms, camera, height, width):
+    """Return light (N, 3, H, W), label, depth, normal and camera matrices of a few scenes."""
+    world = rooms.world
     k = intrinsics(camera.fov, height, width)
-    data = _Scene(world, camera, _lights(plan, dice), draw_materials(parts.kinds, dice), k[:, 0, 0])
-    number, device = len(seeds), seeds.device
+    number, device = len(k), k.device
     rows, columns = -(-height // _TILE), -(-width // _TILE)
     group = torch.arange(number * rows * columns, device=device)
     scene = group // (rows * columns)
@@ -167,35 +204,51 @@ def _render_chunk(seeds, height, width, time):
     in_view = tiles_in_view(world, camera, k, height, width, _TILE)
     rays = _rays(camera, k, u, v, scene)
     hits = first_hits(world, camera.position, rays, scene, in_view)
-    in_shadow = {}
-
-    def shadows(lamp, points, facing):
-        in_shadow[lamp] = near_rays(world, points, data.lights.place[:, lamp], scene, facing, 0.1)
-        return in_shadow[lamp]
-
-    light, at = _shaded(data, rays, hits, scene, shadows)
+    light, at = _shade(rooms, camera, k[:, 0, 0], rays, hits, scene)
 
     def image(tiles):
         return _untile(tiles, number, rows, columns, height, width)
 
+    def trace(frame, y, x, u, v):
+        tile = (frame * rows + y // _TILE) * columns + x // _TILE
+        listed = [Candidates(c.number[tile], c.count[tile]) for c in in_view]
+        return first_hits(world, camera.position, _rays(camera, k, u, v, frame), frame,
+                          listed).surface
+
     surface = image(hits.surface)[:, 0].long()
-    light = image(light).contiguous()
-    frame, y, x = _edges(surface).nonzero(as_tuple=True)
-    tile = (frame * rows + y // _TILE) * columns + x // _TILE
-
-    def of_pixels(listed):
-        return [Candidates(c.number[tile], c.count[tile]) for c in listed]
-
-    offset = torch.tensor(_SUBPIXELS, device=device).T[..., None]
-    rays = _rays(camera, k, x + offset[0], y + offset[1], frame)
-    sub = first_hits(world, camera.position, rays, frame, of_pixels(in_view))
-    fine, _ = _shaded(data, rays, sub, frame, lambda lamp, *_: of_pixels(in_shadow[lamp]))
-    light[frame, :, y, x] = fine.mean(1).T
+    light = _smooth_edges(image(light).contiguous(), surface, trace)
     normal = image(at.normal.reshape(3, *hits.depth.shape))
-    rotation = camera.rotation[..., None, None]
-    normal = (rotation * normal[:, None]).sum(2)
+    normal = (camera.rotation[..., None, None] * normal[:, None]).sum(2)
     label = world.label.gather(1, surface.flatten(1)).reshape(surface.shape)
-    return Frames(photograph(light, dice, time), label, image(hits.depth).contiguous(), normal, k)
+    return light, label, image(hits.depth).contiguous(), normal, k
+
+
+def _part(value, start, stop):
+    """Take scenes start to stop out of nested tuples of tensors (N, ...)."""
+    if isinstance(value, torch.Tensor):
+        return value[start:stop]
+    if isinstance(value, Dice):
+        return Dice(value.seeds[start:stop])
+    if isinstance(value, dict):
+        return {name: _part(item, start, stop) for name, item in value.items()}
+    if isinstance(value, tuple):
+        parts = [_part(item, start, stop) for item in value]
+        return type(value)(*parts) if hasattr(value, '_fields') else tuple(parts)
+    return value
+
+
+def _build(seeds):
+    dice = Dice(seeds)
+    plan = plan_rooms(dice)
+    parts = furnish(plan, dice)
+    return _Rooms(dice, plan, build_world(plan, parts), _lights(plan, dice),
+                  draw_materials(parts.kinds, dice))
+
+
+@lru_cache(maxsize=2)
+def _rooms(seeds, device):
+    """Build rooms; the last are kept, for a camera that moves through the same one."""
+    return _build(torch.tensor(seeds, dtype=torch.int64, device=device))
 
 
 @torch.inference_mode()
@@ -210,11 +263,18 @@ def render(seeds, height, width, device='cpu', time=0.0):
     :return: Frames.
     :raises ValueError: if there are no seeds or the size is not positive.
     """
-    seeds = torch.as_tensor(seeds, dtype=torch.int64).reshape(-1).to(device)
-    if not len(seeds) or height < 1 or width < 1:
+    seeds = torch.as_tensor(seeds, dtype=torch.int64).reshape(-1).tolist()
+    if not seeds or height < 1 or width < 1:
         raise ValueError(f'render needs seeds and a positive size, not {len(seeds)} seeds at '
                          f'{height} x {width}')
-    budget = _CHUNK['cpu' if seeds.device.type == 'cpu' else 'other']
-    step = max(1, budget // (height * width))
-    chunks = [_render_chunk(part, height, width, time) for part in seeds.split(step)]
-    return Frames(*(torch.cat(fields) for fields in zip(*chunks)))
+    device = torch.device(device)
+    step = max(1, _CHUNK['cpu' if device.type == 'cpu' else 'other'] // (height * width))
+    frames = []
+    for first in range(0, len(seeds), _BUILD):
+        rooms = _rooms(tuple(seeds[first:first + _BUILD]), device)
+        camera = place_camera(rooms.plan, rooms.dice, time)
+        for start in range(0, len(rooms.dice.seeds), step):
+            part, views = _part((rooms, camera), start, start + step)
+            light, *exact = _render_chunk(part, views, height, width)
+            frames.append((photograph(light, part.dice, time), *exact))
+    return Frames(*(torch.cat(fields) for fields in zip(*frames)))

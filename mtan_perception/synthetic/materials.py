@@ -183,7 +183,8 @@ def _cells(device):
 def _noise(u, v):
     """Look up the atlas at (..., ) metres; returns clouds, fine noise and grain."""
     atlas = _atlas(u.device)
-    x, y = (u / _ATLAS_METRES).remainder(1.0), (v / _ATLAS_METRES).remainder(1.0)
+    x, y = u / _ATLAS_METRES, v / _ATLAS_METRES
+    x, y = x - x.floor(), y - y.floor()
     grid = torch.stack((x, y), -1).reshape(1, -1, 1, 2) * 2 - 1
     picked = functional.grid_sample(atlas, grid, mode='bilinear', align_corners=True)
     return picked.reshape(3, *u.shape)
@@ -212,8 +213,8 @@ def surface_colour(material, u, v, fall, footprint):
     stripe_v = _square(in_v, footprint * m['sv'])
     joint = torch.maximum(_joint(in_u, m['su'], m['gap'], footprint),
                           _joint(in_v, m['sv'], m['gap'], footprint)) * m['joint']
-    number = (column_index.long() * 73 + row_index.long() * 179).remainder(4096)
-    jitter = _cells(u.device)[number].T
+    number = (column_index.int() * 73 + row_index.int() * 179) & 4095
+    jitter = _cells(u.device).index_select(0, number).T
     jitter = jitter * (1.5 - footprint * torch.maximum(m['su'], m['sv'])).clamp(0, 1)
     blend = (0.5 * m['stripe'] * (1 + stripe_u) + 0.5 * m['check'] * (1 + stripe_u * stripe_v)
              + m['noise'] * (0.4 * clouds) * fade + m['fine'] * 0.4 * fine * fade_fine
