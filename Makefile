@@ -76,15 +76,15 @@ $(STAMP):
 	  echo 'make: no ROS 2 wheels for ROS_DISTRO=$(ROS_DISTRO): choose one of: $(DISTROS)' >&2; \
 	  echo 'make: with ROS 2 $(ROS_DISTRO) installed, build with colcon (README.md)' >&2; \
 	  exit 2;; esac
-	@command -v '$(PYTHON)' >/dev/null || { \
-	  echo 'make: PYTHON=$(PYTHON) not found: install it or name another, 3.11 or 3.12' >&2; exit 2; }
+	@'$(PYTHON)' -c '' 2>/dev/null || { \
+	  echo 'make: PYTHON=$(PYTHON) does not run: install it or name another, 3.11 or 3.12' >&2; exit 2; }
 	@'$(PYTHON)' -c 'import platform, sys; \
 	  fit = sys.version_info[:2] in ((3, 11), (3, 12)) and platform.machine() == "x86_64"; \
 	  sys.exit(None if fit and sys.platform == "linux" else "make: the ROS 2 wheels need Python 3.11 \
 	or 3.12 on x86_64 Linux; PYTHON=$(PYTHON) is " + platform.python_version() + " on " \
 	  + sys.platform + " " + platform.machine() + ": choose with PYTHON=python3.12")'
 	@echo 'Setting up $(VENV) (ROS 2 $(ROS_DISTRO), $(PYTHON)): a first time downloads about'
-	@echo '3.3 GB, most of it torch with CUDA, and takes 7 GB of disk. Ctrl-C is safe: the next call goes on.'
+	@echo '3 GB, most of it torch with CUDA, and takes 6 GB of disk. Ctrl-C is safe: the next call goes on.'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || '$(PYTHON)' -m venv --clear $(VENV)
 	@touch $(VENV)/COLCON_IGNORE
 	$(PIP) install $(REQUIREMENTS:%=-r %)
