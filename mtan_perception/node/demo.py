@@ -48,7 +48,7 @@ def main(args: list[str] | None = None) -> int:
     :returns: 0; 1 where a process died, an output did not come or the sheet cannot be written; 2
         for weights or a domain that cannot be used. The reason is on stderr.
     """
-    options = _parser().parse_args(args)
+    options = _parse(args)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
@@ -73,7 +73,7 @@ def main(args: list[str] | None = None) -> int:
         context.try_shutdown()
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(args: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='demo', description='A camera, the network and a monitor as three ROS 2 processes.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -85,11 +85,15 @@ def _parser() -> argparse.ArgumentParser:
     add('--weights', default='default' if DEFAULT_WEIGHTS.is_file() else 'random',
         help='weights file, default or random')
     add('--device', default='auto', help='auto, cpu or cuda')
-    add('--rate', type=float, default=float(min(5, _cores())), metavar='HZ',
-        help='images a second; a synthetic one takes about half a second of one core')
+    add('--rate', type=float, metavar='HZ', default=argparse.SUPPRESS,
+        help='images a second (default: 10; synthetic: one for each core, at most 5)')
     add('--seed', type=int, default=0, help='number of the first synthetic room')
     add('--out', type=Path, default=Path('demo/contact_sheet.png'), help='the contact sheet')
-    return parser
+    options = parser.parse_args(args)
+    if 'rate' not in options:
+        # Rendering an image takes about half a second of one core, reading one next to nothing.
+        options.rate = float(min(5, _cores())) if options.source == 'synthetic' else 10.0
+    return options
 
 
 def _card(weights: str) -> ModelCard:
@@ -136,7 +140,7 @@ def _start_children(options: argparse.Namespace) -> list[ChildProcess]:
     """
     package = 'mtan_perception.node'
     render_threads = max(1, _cores() // 2)
-    network_threads = max(1, _cores() - render_threads * (options.source == 'synthetic'))
+    network_threads = max(1, _cores() - render_threads)
     return [
         ChildProcess(
             f'{package}.camera_node', '--ros-args', '-r', '__ns:=/camera',
