@@ -110,17 +110,12 @@ class CameraNode(Node):
         for thread in self._threads:
             thread.start()
 
-    def close(self) -> bool:
-        """
-        Stop to publish.
-
-        :returns: whether both threads have ended; a frame being prepared cannot be interrupted.
-        """
+    def close(self) -> None:
+        """Stop to publish; a frame being prepared cannot be interrupted and may outlive this."""
         self._stop.set()
         deadline = time.monotonic() + STOP_TIMEOUT
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
 
     def _value(self, name: str):
         return self.get_parameter(name).value
@@ -303,9 +298,10 @@ def _jpeg(frame: Frame, quality: int, header: Header) -> CompressedImage:
 
 def main(args: list[str] | None = None) -> int:
     """
-    Run the node until its source ends, or SIGINT or SIGTERM.
+    Run the node until its source ends, or SIGINT or SIGTERM; then end the process.
 
-    :returns: 0; 1 where the source cannot be used, with the reason in the log or on stderr.
+    The exit code is 0, or 1 where the source cannot be used, with the reason in the log or on
+    stderr.
     """
     rclpy.init(args=args)
     try:
@@ -321,16 +317,14 @@ def main(args: list[str] | None = None) -> int:
             executor.spin_once(timeout_sec=0.1)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    ended = node.close()
+    node.close()
     node.destroy_node()
     try_shutdown()
-    if not ended:
-        # A frame is still being rendered or waited for. The interpreter would take that thread
-        # down in mid-flight and abort; nothing is left to save, so leave without it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(int(node.failed))
-    return int(node.failed)
+    # Nothing is left to save. The interpreter's own way out takes a second where torch is loaded,
+    # and may abort where a frame is still being rendered or waited for.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(node.failed))
 
 
 if __name__ == '__main__':
