@@ -12,7 +12,8 @@ from mtan_perception.synthetic.furniture import furnish
 from mtan_perception.synthetic.hashing import Dice
 from mtan_perception.synthetic.materials import draw_materials, surface_colour
 from mtan_perception.synthetic.raycast import (
-    build_world, Candidates, first_hits, light_reaching, near_rays, surfaces_at, tiles_in_view, World)
+    build_world, Candidates, columns, first_hits, light_reaching, near_rays, stacked, surfaces_at,
+    tiles_in_view, World)
 from mtan_perception.synthetic.rooms import Plan, plan_rooms
 from mtan_perception.synthetic.sensor import photograph
 
@@ -81,10 +82,9 @@ class _Rooms(NamedTuple):
 
 def _rays(camera, k, u, v, scene):
     """Return directions (3, R, G) through pixels u, v (R, G) with optical z of 1."""
-    focal, cx, cy = k[scene, 0, 0], k[scene, 0, 2], k[scene, 1, 2]
-    x, y = (u - cx) / focal, (v - cy) / focal
-    rows = camera.rotation[scene].permute(1, 2, 0)[:, :, None]
-    return rows[0] * x + rows[1] * y + rows[2]
+    focal, cx, cy = columns(k[:, (0, 0, 1), (0, 2, 2)].T.contiguous(), scene)
+    axes = columns(camera.rotation.flatten(1).T.contiguous(), scene).unflatten(0, (3, 3))
+    return axes[0] * ((u - cx) / focal) + axes[1] * ((v - cy) / focal) + axes[2]
 
 
 def _shade(rooms, camera, focal, rays, hits, scene):
@@ -97,28 +97,31 @@ def _shade(rooms, camera, focal, rays, hits, scene):
     shape = hits.depth.shape
     spread = scene.expand(shape).reshape(-1)
     surface = hits.surface.reshape(-1).long()
-    origin = camera.position[scene].T[:, None].expand(3, *shape).reshape(3, -1)
+    def each(values):
+        return columns(values.T.contiguous(), spread)[:, 0]
+
+    origin = each(camera.position)
     direction, depth = rays.reshape(3, -1), hits.depth.reshape(-1)
     at = surfaces_at(world, origin, direction, depth, surface, spread)
-    number = world.material.flatten()[spread * world.material.shape[1] + surface]
+    number = world.material.flatten().gather(0, spread * world.material.shape[1] + surface)
     number += spread * materials.shape[1]
-    material = materials.flatten(0, 1).index_select(0, number).T.contiguous()
+    material = columns(stacked(materials), number)[:, 0]
     norm = direction.square().sum(0).sqrt()
     facing = -(at.normal * direction).sum(0)
-    footprint = depth * norm * norm / (focal[spread] * torch.maximum(facing, 0.05 * norm))
+    footprint = depth * norm * norm / (focal.gather(0, spread) * torch.maximum(facing, 0.05 * norm))
     albedo, gloss, glow = surface_colour(material, at.u, at.v, at.fall, footprint)
-    light = lights.ambient[spread].T * _ambient(at, world.room[spread].T)
+    light = each(lights.ambient) * _ambient(at, each(world.room))
     shine = torch.zeros_like(albedo)
     for lamp in range(lights.place.shape[1]):
         place = lights.place[:, lamp]
-        toward = place[spread].T - at.point
+        toward = each(place) - at.point
         away = toward.square().sum(0)
         cosine = (at.normal * toward).sum(0) * away.rsqrt()
         lit = (cosine > 0)
         points = at.point.reshape(3, *shape)
         listed = near_rays(world, points, place, lit.reshape(shape).any(0), _LIGHT_REACH)
         seen = light_reaching(world, points, place, hits.surface, scene, listed, _LIGHT_SIZE)
-        strength = lights.colour[:, lamp][spread].T * (seen.reshape(-1) / (0.6 + 0.35 * away))
+        strength = each(lights.colour[:, lamp]) * (seen.reshape(-1) / (0.6 + 0.35 * away))
         light = light + strength * cosine.clamp(min=0)
         # Blinn-Phong highlight, to the 32nd power.
         middle = toward * away.rsqrt() - direction / norm
@@ -195,22 +198,22 @@ def _render_chunk(rooms, camera, height, width):
     world = rooms.world
     k = intrinsics(camera.fov, height, width)
     number, device = len(k), k.device
-    rows, columns = -(-height // _TILE), -(-width // _TILE)
-    group = torch.arange(number * rows * columns, device=device)
-    scene = group // (rows * columns)
+    down, across = -(-height // _TILE), -(-width // _TILE)
+    group = torch.arange(number * down * across, device=device)
+    scene = group // (down * across)
     inner = torch.arange(_TILE * _TILE, device=device)[:, None]
-    u = (group % columns * _TILE + inner % _TILE).float()
-    v = (group // columns % rows * _TILE + inner // _TILE).float()
+    u = (group % across * _TILE + inner % _TILE).float()
+    v = (group // across % down * _TILE + inner // _TILE).float()
     in_view = tiles_in_view(world, camera, k, height, width, _TILE)
     rays = _rays(camera, k, u, v, scene)
     hits = first_hits(world, camera.position, rays, scene, in_view)
     light, at = _shade(rooms, camera, k[:, 0, 0], rays, hits, scene)
 
     def image(tiles):
-        return _untile(tiles, number, rows, columns, height, width)
+        return _untile(tiles, number, down, across, height, width)
 
     def trace(frame, y, x, u, v):
-        tile = (frame * rows + y // _TILE) * columns + x // _TILE
+        tile = (frame * down + y // _TILE) * across + x // _TILE
         listed = [Candidates(c.number[tile], c.count[tile]) for c in in_view]
         return first_hits(world, camera.position, _rays(camera, k, u, v, frame), frame,
                           listed).surface

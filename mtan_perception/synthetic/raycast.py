@@ -126,7 +126,7 @@ def list_candidates(mask):
     count = mask.sum(1)
     group, solid = mask.nonzero(as_tuple=True)
     rank = torch.arange(len(group), device=mask.device) - (count.cumsum(0) - count)[group]
-    number = torch.zeros_like(mask, dtype=torch.long)
+    number = count.new_zeros(len(mask), int(count.max()))
     number[group, rank] = solid
     return Candidates(number, count)
 
@@ -154,9 +154,14 @@ class _Sorted:
         return into
 
 
-def _columns(table, index):
-    """Return the chosen rows (n,) of a table (P, C) as contiguous columns (C, 1, n)."""
-    return table.index_select(0, index).T.contiguous()[:, None]
+def columns(table, index):
+    """Return the chosen columns (n,) of a table (C, P) as (C, 1, n)."""
+    return table.gather(1, index.expand(len(table), -1))[:, None]
+
+
+def stacked(*tables):
+    """Turn tables (N, P, C) into one of all their columns, contiguous (C, N * P)."""
+    return torch.cat(tables, -1).flatten(0, 1).T.contiguous()
 
 
 def tiles_in_view(world, camera, k, height, width, tile):
@@ -166,10 +171,10 @@ def tiles_in_view(world, camera, k, height, width, tile):
     :param tile: side of the square tiles in pixels; groups are numbered row by row, scene by scene.
     """
     result = []
-    rows, columns = -(-height // tile), -(-width // tile)
+    down, across = -(-height // tile), -(-width // tile)
     device = k.device
-    left = torch.arange(columns, device=device) * tile - 1.0
-    top = torch.arange(rows, device=device) * tile - 1.0
+    left = torch.arange(across, device=device) * tile - 1.0
+    top = torch.arange(down, device=device) * tile - 1.0
     signs = torch.tensor([[i, j, l] for i in (-1, 1) for j in (-1, 1) for l in (-1, 1)],
                          dtype=torch.float32, device=device)
     for s in world.solids:
@@ -201,7 +206,7 @@ def first_hits(world, origin, direction, scene, candidates):
     :param scene: (G,) scene of each group; candidates: of each shape.
     :return: Hits.
     """
-    start, box = _columns(origin, scene), _columns(world.rows[:, 0], scene)
+    start, box = (columns(t.T.contiguous(), scene) for t in (origin, world.rows[:, 0]))
     unit = _apply(box[:9], direction)
     inverse = 1 / (unit + 1e-20)
     leave = -(_apply(box[:9], start) + box[9:12]) * inverse + inverse.abs()
@@ -214,7 +219,7 @@ def first_hits(world, origin, direction, scene, candidates):
         # The camera in every solid's unit frame: shared by all rays.
         eye = (table[..., :9].unflatten(-1, (3, 3)) * origin[:, None, None]).sum(-1) + table[..., 9:]
         base = groups.sort(scene * table.shape[1])
-        table = torch.cat((table[..., :9], eye), -1).flatten(0, 1)
+        table = stacked(table[..., :9], eye)
         near, step = _nearest(shape, table, base, groups, groups.sort(direction))
         owner = groups.number.gather(0, step.long()) + float(first)
         before, behind = groups.sort(depth), groups.sort(surface)
@@ -235,7 +240,7 @@ def _nearest(shape, table, base, groups, rays):
     best = torch.full_like(rays[0], _FAR)
     key = best.view(torch.int32).clone()
     for step, n in enumerate(groups.active):
-        row = _columns(table, base[:n] + groups.number[step, :n])
+        row = columns(table, base[:n] + groups.number[step, :n])
         low, high = interval(shape, row[9:], _apply(row[:9], rays[..., :n]))
         # The camera is in no solid, so what it leaves behind it also misses.
         miss = low.clamp(min=0).sub_(high).clamp_(min=0)
@@ -295,7 +300,7 @@ def light_reaching(world, points, target, surface, scene, candidates, size, near
     A convex solid never shades the side of itself that faces the lamp, so a point's own solid is
     left out, and no offset is needed against speckles.
     """
-    distance = (_columns(target, scene) - points).square().sum(0).sqrt()
+    distance = (columns(target.T.contiguous(), scene) - points).square().sum(0).sqrt()
     clear = torch.ones_like(distance)
     for shape, table, first, listed in zip(SHAPES, world.to_unit, world.first, candidates):
         groups = _Sorted(listed)
@@ -303,12 +308,12 @@ def light_reaching(world, points, target, surface, scene, candidates, size, near
             continue
         goal = (table[..., :9].unflatten(-1, (3, 3)) * target[:, None, None]).sum(-1) + table[..., 9:]
         base = groups.sort(scene * table.shape[1])
-        table = torch.cat((table, goal), -1).flatten(0, 1)
+        table = stacked(table, goal)
         start, owner = groups.sort(points), groups.sort(surface) - first
         length, light = groups.sort(distance), groups.sort(clear)
         for step, n in enumerate(groups.active):
             solid = groups.number[step, :n]
-            row = _columns(table, base[:n] + solid)
+            row = columns(table, base[:n] + solid)
             origin = _apply(row[:9], start[..., :n]).add_(row[9:12])
             low, high = interval(shape, origin, row[12:] - origin)
             low = low.clamp_(min=0)
@@ -337,14 +342,14 @@ def surfaces_at(world, origin, direction, depth, surface, scene):
     :param origin: (3, P); direction: (3, P); depth: (P,); surface: (P,); scene: (P,) numbers.
     """
     index = scene * world.rows.shape[1] + surface
-    row = world.rows.flatten(0, 1).index_select(0, index).T.contiguous()
+    row = columns(stacked(world.rows), index)[:, 0]
     matrix, shift, half = row[:9], row[9:12], row[12:]
     point = origin + depth * direction
     unit = _apply(matrix, point) + shift
     heading = _apply(matrix, direction)
     gradient = _gradient(world, unit, heading, surface)
-    columns = matrix.unflatten(0, (3, 3)).transpose(0, 1).flatten(0, 1)
-    normal = _apply(columns, gradient)
+    transposed = matrix.unflatten(0, (3, 3)).transpose(0, 1).flatten(0, 1)
+    normal = _apply(transposed, gradient)
     normal = normal / normal.square().sum(0).sqrt().clamp(min=1e-9)
     normal = normal * -((normal * direction).sum(0).sign())
     local = unit * half

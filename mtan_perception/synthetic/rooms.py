@@ -243,7 +243,7 @@ def _camera_zone(planner, block):
     size = dice.uniform('zone.size', 2, low=0.8, high=1.7)
     place = dice.uniform('zone.place', _TRIES, 2, low=-1.0, high=1.0)
     # The root pushes the zone toward the walls: from there the view goes across the room.
-    place = place.sign() * place.abs() ** 0.4 * (planner.half - size / 2 - 0.05)[:, None]
+    place = place.sign() * place.abs() ** 0.4 * (planner.half - size / 2 - 0.15)[:, None]
     flat = torch.zeros_like(place[..., 0])
     candidates = Footing(
         place[..., 0], place[..., 1], flat, flat + size[:, :1], flat + size[:, 1:], flat + 2.0,
