@@ -13,10 +13,15 @@ HERE = Path(__file__).resolve().parent
 VERSION = re.search(r"^__version__ = '([^']+)'", (HERE / NAME / '__init__.py').read_text(), re.M)
 
 
-def share(folder: str, *patterns: str) -> tuple[str, list[str]]:
-    """Return the data_files entry that installs `folder`'s files under share/NAME/folder."""
-    files = sorted(path for pattern in patterns for path in (HERE / folder).glob(pattern))
-    return f'share/{NAME}/{folder}', [str(path.relative_to(HERE)) for path in files]
+def share(*suffixes: str) -> list[tuple[str, list[str]]]:
+    """Return the data_files entries that install launch/ and config/ as they are."""
+    entries = {}
+    for folder in ('launch', 'config'):
+        for path in sorted((HERE / folder).rglob('*')):
+            if path.name.endswith(suffixes):
+                path = path.relative_to(HERE)
+                entries.setdefault(f'share/{NAME}/{path.parent}', []).append(str(path))
+    return list(entries.items())
 
 
 setup(
@@ -33,9 +38,7 @@ setup(
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
-        share('launch', '*.launch.py'),
-        share('config', '*.yaml', '*.rviz', '*.xml'),
-        share('config/labels', '*.yaml'),
+        *share('.launch.py', '.rviz', '.xml', '.yaml'),
     ],
     # torch and the rest are left to the installer (see README.md): under colcon they come from
     # the system or the virtual environment, and a requirement here would stop the scripts.
