@@ -1,0 +1,56 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""``mtan train``: train a network within a budget of time or steps."""
+
+import argparse
+import os
+from pathlib import Path
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``train`` subcommand."""
+    parser = subparsers.add_parser(
+        'train', help='train a network',
+        description='Train a network. Keys come from the preset, then from the YAML file, then '
+                    'from key=value arguments. The folder --out gets state.pt (to resume from), '
+                    'best.safetensors and last.safetensors.')
+    parser.set_defaults(run=run)
+    parser.add_argument('keys', nargs='*', metavar='key=value',
+                        help='any key of the configuration, for example learning_rate=0.0005')
+    parser.add_argument('--config', type=Path, metavar='FILE.yaml')
+    parser.add_argument('--preset', help='a recipe that suits the device: default')
+    parser.add_argument('--minutes', type=float, help='length of the training by the clock')
+    parser.add_argument('--steps', type=int, help='length of the training in steps')
+    parser.add_argument('--out', metavar='FOLDER', help='made if it does not exist')
+    parser.add_argument('--device', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--seed', type=int)
+    parser.add_argument('--resume', action='store_true',
+                        help='take up the run in --out where it stopped')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, or go on training."""
+    # Threads that wait in a loop for each other stand still when cores are shared; this must be
+    # set before torch is imported.
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    import torch
+
+    from mtan_perception.training.config import make_config, read_yaml
+    from mtan_perception.training.trainer import Trainer
+    keys = read_yaml(args.config) if args.config else {}
+    for entry in args.keys:
+        name, sign, value = entry.partition('=')
+        if not sign:
+            raise ValueError(f'{entry!r} is not key=value')
+        keys[name] = value
+    for name in ('minutes', 'steps', 'out', 'device', 'seed'):
+        if getattr(args, name) is not None:
+            keys[name] = getattr(args, name)
+    device = keys.get('device', 'auto')
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    config = make_config({**keys, 'device': device}, args.preset, device.partition(':')[0])
+    trainer = Trainer(config)
+    if args.resume:
+        trainer.resume()
+    trainer.train()

@@ -1,0 +1,266 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The endless data set: synthetic rooms, rendered ahead and drawn several times each.
+
+On a GPU rooms are rendered between steps, on the same device. On a CPU a process beside the
+trainer renders chunks into files, from which an interrupted run reads them again. In both cases
+the frames that a step may draw from depend on the step's number alone, never on timing, so a run
+can be repeated and resumed exactly.
+"""
+
+from collections.abc import Iterator, Sequence
+import multiprocessing
+import os
+from pathlib import Path
+import shutil
+import time
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mtan_perception.synthetic import render
+from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
+
+# Seeds of rooms. The first 500 from 0 are for the published figures and nothing else, those of
+# validation choose between weights, and training starts where neither can reach.
+TEST_SEEDS = range(500)
+VALIDATION_SEEDS = range(500_000, 501_000)
+_FIRST_TRAINING_SEED = 1_000_000
+_SEEDS_PER_RUN = 1_000_000_000
+
+# Frames in one file. Small, so that the first step comes soon.
+_CHUNK = 4
+# Chunks rendered ahead of the step that needs them.
+_AHEAD = 24
+# A frame is rendered this much larger than it is drawn, for crops to differ: pixels each way.
+_MARGIN = 16
+
+
+def training_seeds(run_seed: int, first: int, count: int) -> range:
+    """Return the seeds of rooms number `first` to `first + count` of a run."""
+    start = _FIRST_TRAINING_SEED + run_seed * _SEEDS_PER_RUN + first
+    return range(start, start + count)
+
+
+def render_packed(seeds: Sequence[int], size: tuple[int, int], focal_length: float,
+                  device: torch.device | str = 'cpu') -> dict[str, Tensor]:
+    """
+    Render rooms in the compact form of the pool: 9 bytes a pixel.
+
+    :param size: (height, width) to render.
+    :param focal_length: pixels; depth is brought to a camera of this focal length, to which a
+        room seen with a longer lens looks nearer: z * focal_length / focal.
+    :returns: image uint8, segmentation uint8, depth float16, normal int8; all (N, C, H, W).
+    """
+    frames = render(seeds, *size, device=device)
+    scale = focal_length / frames.intrinsics[:, 0, 0]
+    return {
+        'image': (255 * frames.rgb).round().byte(),
+        SEGMENTATION: frames.label[:, None].byte(),
+        DEPTH: (frames.depth * scale[:, None, None, None]).half(),
+        NORMAL: (127 * frames.normal).round().char()}
+
+
+def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a training batch (image, segmentation, depth, normal) from packed frames."""
+    return {'image': packed['image'].float() / 255,
+            SEGMENTATION: packed[SEGMENTATION][:, 0].long(),
+            DEPTH: packed[DEPTH].float(),
+            NORMAL: functional.normalize(packed[NORMAL].float(), dim=1)}
+
+
+def mirror(batch: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    """Flip the chosen (N,) frames of a batch left to right; a normal's x changes its sign."""
+    flipped = {name: value.flip(-1) for name, value in batch.items()}
+    flipped[NORMAL] = flipped[NORMAL] * flipped[NORMAL].new_tensor([-1, 1, 1]).view(3, 1, 1)
+    return {name: torch.where(chosen.view(-1, *[1] * (value.dim() - 1)), flipped[name], value)
+            for name, value in batch.items()}
+
+
+class FramePool:
+    """The newest frames, up to a capacity, on one device."""
+
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        self.capacity, self.device = capacity, device
+        self.count = 0  # frames ever put in
+        self._store: dict[str, Tensor] = {}
+
+    def put(self, packed: dict[str, Tensor]) -> None:
+        """Add frames, which take the place of the oldest ones when the pool is full."""
+        number = len(packed['image'])
+        place = (torch.arange(number) + self.count) % self.capacity
+        for name, value in packed.items():
+            if name not in self._store:
+                self._store[name] = torch.empty((self.capacity, *value.shape[1:]),
+                                                dtype=value.dtype, device=self.device)
+            self._store[name][place.to(self.device)] = value.to(self.device)
+        self.count += number
+
+    def draw(self, number: int, size: tuple[int, int],
+             generator: torch.Generator) -> dict[str, Tensor]:
+        """Return a batch of random frames, each cropped to `size` and flipped at random."""
+        # Random numbers come from the CPU on every device: a run repeats wherever it runs.
+        available = min(self.count, self.capacity)
+        chosen = torch.randint(available, (number,), generator=generator).tolist()
+        height, width = self._store['image'].shape[-2:]
+        tops = torch.randint(height - size[0] + 1, (number,), generator=generator).tolist()
+        lefts = torch.randint(width - size[1] + 1, (number,), generator=generator).tolist()
+        flips = torch.rand(number, generator=generator) < 0.5
+        packed = {
+            name: torch.stack([value[index, :, top:top + size[0], left:left + size[1]]
+                               for index, top, left in zip(chosen, tops, lefts, strict=True)])
+            for name, value in self._store.items()}
+        return mirror(unpack(packed), flips.to(self.device))
+
+
+class RoomStream:
+    """
+    Batches of rooms for the stages of a training.
+
+    :param stages: objects with height, width, batch, and reuse: how many times a frame is drawn.
+    :param focal_length: pixels at a height of `input_height`, that depth is brought to.
+    :param folder: where chunks are kept on a CPU; removed by `close`.
+    :param pool_bytes: memory for the frames of a stage.
+    :param rank: and `world`: this process among those that train together.
+    """
+
+    def __init__(self, stages: Sequence, seed: int, focal_length: float, input_height: int,
+                 device: torch.device, folder: Path, pool_bytes: float = 2e9,
+                 rank: int = 0, world: int = 1) -> None:
+        self._stages, self._seed = stages, seed
+        self._rank, self._world = rank, world
+        self._device = device
+        self._jobs = [
+            _Job(folder / f'{index}-{stage.height}x{stage.width}-{rank}',
+                 (stage.height + _MARGIN, stage.width + _MARGIN),
+                 focal_length * stage.height / input_height,
+                 seed * len(stages) + index, rank, world)
+            for index, stage in enumerate(stages)]
+        self._pools = [
+            FramePool(int(max(stage.batch * 2, pool_bytes / (9 * job.size[0] * job.size[1])))
+                      // _CHUNK * _CHUNK + _CHUNK, device)
+            for stage, job in zip(stages, self._jobs, strict=True)]
+        self._renderer = None
+        if device.type == 'cpu':
+            self._renderer = _Renderer(self._jobs)
+
+    def batch(self, stage: int, step: int) -> dict[str, Tensor]:
+        """Return the batch of step number `step` of a stage, both counted from 0."""
+        settings, pool = self._stages[stage], self._pools[stage]
+        needed = settings.batch + step * settings.batch / settings.reuse
+        self._fill(stage, int(needed))
+        generator = torch.Generator().manual_seed(
+            hash((self._seed, stage, step, self._rank)) % 2 ** 63)
+        return pool.draw(settings.batch, (settings.height, settings.width), generator)
+
+    def close(self, keep: bool = False) -> None:
+        """Stop rendering; remove the files unless the run is to be resumed."""
+        if self._renderer is not None:
+            self._renderer.close()
+        for job in self._jobs:
+            if not keep:
+                shutil.rmtree(job.folder, ignore_errors=True)
+
+    def _fill(self, stage: int, needed: int) -> None:
+        """Put chunks into the pool until it has seen `needed` frames, the newest of them."""
+        job, pool = self._jobs[stage], self._pools[stage]
+        chunks = -(-needed // _CHUNK)
+        # After a resume, what would only be overwritten is not read again.
+        first = max(pool.count // _CHUNK, chunks - pool.capacity // _CHUNK)
+        pool.count = max(pool.count, first * _CHUNK)
+        for chunk in range(first, chunks):
+            if self._renderer is None:
+                pool.put(job.render(chunk, self._device))
+            else:
+                pool.put(self._renderer.wait(stage, chunk))
+
+
+class _Job:
+    """The numbered chunks of one stage."""
+
+    def __init__(self, folder: Path, size: tuple[int, int], focal_length: float, run_seed: int,
+                 rank: int, world: int) -> None:
+        self.folder, self.size = folder, size
+        self._focal_length, self._run_seed = focal_length, run_seed
+        self._rank, self._world = rank, world
+
+    def render(self, chunk: int, device: torch.device | str) -> dict[str, Tensor]:
+        first = (chunk * self._world + self._rank) * _CHUNK
+        seeds = training_seeds(self._run_seed, first, _CHUNK)
+        return render_packed(seeds, self.size, self._focal_length, device)
+
+    def path(self, chunk: int) -> Path:
+        return self.folder / f'{chunk:06}.safetensors'
+
+
+class _Renderer:
+    """A process that renders chunks into files, a little ahead of those asked for."""
+
+    def __init__(self, jobs: Sequence[_Job]) -> None:
+        context = multiprocessing.get_context('spawn')
+        self._jobs = jobs
+        self._wanted = context.Array('q', len(jobs), lock=False)
+        self._process = context.Process(target=_render_ahead, args=(jobs, self._wanted),
+                                        name='mtan-renderer', daemon=True)
+        self._process.start()
+
+    def wait(self, stage: int, chunk: int) -> dict[str, Tensor]:
+        self._wanted[stage] = max(self._wanted[stage], chunk)
+        path = self._jobs[stage].path(chunk)
+        while not path.exists():
+            if not self._process.is_alive():
+                raise OSError(f'{path}: the process that renders it has died (exit code '
+                              f'{self._process.exitcode}); its message is above')
+            time.sleep(0.02)
+        return load_file(path)
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.join()
+
+
+def _render_ahead(jobs: Sequence[_Job], wanted: Sequence[int]) -> None:
+    torch.set_num_threads(1)
+    parent = os.getppid()
+    try:
+        for stage, chunk in _order(jobs, wanted):
+            if os.getppid() != parent:  # the trainer was killed
+                return
+            path = jobs[stage].path(chunk)
+            if path.exists() and _readable(path):
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix('.tmp')
+            save_file(jobs[stage].render(chunk, 'cpu'), temporary)
+            os.replace(temporary, path)
+    except KeyboardInterrupt:
+        pass
+
+
+def _order(jobs: Sequence[_Job], wanted: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield (stage, chunk): the stage in progress first, then the next one, within bounds."""
+    done = [0] * len(jobs)
+    parent = os.getppid()
+    while os.getppid() == parent:
+        now = max((stage for stage in range(len(jobs)) if wanted[stage]), default=0)
+        for stage in range(now, len(jobs)):
+            # Waiting for a step is no reason to be idle: later stages get a stock as well.
+            limit = wanted[stage] + _AHEAD * (1 if stage == now else 2)
+            if done[stage] <= limit:
+                yield stage, done[stage]
+                done[stage] += 1
+                break
+        else:
+            time.sleep(0.05)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        load_file(path)
+    except (OSError, SafetensorError):
+        return False
+    return True
