@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mtan_perception.cli.arguments import parse_size
+from mtan_perception.cli.png import write_png
 
 # More rows than this would make a sheet that no viewer opens with pleasure.
 _SHEET_ROWS = 12
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         height, width = prediction.image.shape[:2]
         print(f'{path}: {height}x{width}, {milliseconds:.0f} ms')
     if rows:
-        _write_png(args.out / 'contact_sheet.png', contact_sheet(rows))
+        write_png(args.out / 'contact_sheet.png', contact_sheet(rows))
         print(f"{args.out / 'contact_sheet.png'}: {len(rows)} of {len(args.images)} images")
     if unreadable:
         raise ValueError(f'{len(unreadable)} of {len(args.images)} could not be read as images: '
@@ -107,18 +108,11 @@ def _pictures(prediction, engine) -> dict[str, np.ndarray]:
 
 def _write_outputs(stem: Path, prediction, pictures: dict[str, np.ndarray]) -> None:
     for name, picture in pictures.items():
-        _write_png(stem.with_name(f'{stem.name}_{name}.png'), picture)
+        write_png(stem.with_name(f'{stem.name}_{name}.png'), picture)
     if prediction.label is not None:
-        _write_png(stem.with_name(f'{stem.name}_mask.png'), prediction.label)
-        _write_png(stem.with_name(f'{stem.name}_confidence.png'), prediction.confidence)
+        write_png(stem.with_name(f'{stem.name}_mask.png'), prediction.label)
+        write_png(stem.with_name(f'{stem.name}_confidence.png'), prediction.confidence)
     for name in ('depth', 'normal'):
         array = getattr(prediction, name)
         if array is not None:
             np.save(stem.with_name(f'{stem.name}_{name}.npy'), array)
-
-
-def _write_png(path: Path, picture: np.ndarray) -> None:
-    """Write RGB (H, W, 3) or grey (H, W); raise OSError where OpenCV only returns False."""
-    import cv2
-    encoded = cv2.imencode('.png', picture[..., ::-1] if picture.ndim == 3 else picture)[1]
-    path.write_bytes(encoded.tobytes())
