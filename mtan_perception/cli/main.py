@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import sys
 
 from mtan_perception import __version__
-from mtan_perception.cli import import_checkpoint, info, predict
+from mtan_perception.cli import evaluate, import_checkpoint, info, predict, train
 
-COMMANDS = (import_checkpoint, info, predict)
+COMMANDS = (evaluate, import_checkpoint, info, predict, train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

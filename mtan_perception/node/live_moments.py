@@ -1,0 +1,79 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of a running graph with all outputs and their truth, for ``mtan evaluate --live``."""
+
+from collections.abc import Iterator
+import threading
+import time
+
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from mtan_perception.node.demo_monitor import INPUT, Moment, Monitor, OUTPUTS
+
+_POLL = 0.05
+
+
+def live_moments(tasks: tuple[str, ...], seconds: float, limit: int | None = None,
+                 patience: float = 30.0) -> Iterator[Moment]:
+    """
+    Yield moments of `tasks`, each once, for `seconds` from the first one on or up to `limit`.
+
+    The topics are those of the demo: /camera/image_raw, /camera/truth/*, /mtan/*. While one moment
+    is worked on, others may be missed.
+
+    :raises ValueError: naming what did not come, if there is no moment in `patience` seconds.
+    """
+    context = Context()
+    # Ctrl-C stays Python's KeyboardInterrupt.
+    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    monitor = Monitor(tasks, True, context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(monitor)
+    spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)
+    spinner.start()
+    try:
+        yield from _moments(monitor, seconds, limit, patience)
+    finally:
+        executor.shutdown()
+        spinner.join(2.0)
+        monitor.destroy_node()
+        context.try_shutdown()
+
+
+def _moments(monitor: Monitor, seconds: float, limit: int | None,
+             patience: float) -> Iterator[Moment]:
+    end, count = None, 0
+    last = time.monotonic()
+    while count != limit and (end is None or time.monotonic() < end):
+        moment = monitor.take_moment()
+        if moment is None:
+            if time.monotonic() - last > patience and end is None:
+                raise ValueError(_complaint(monitor, patience))
+            time.sleep(_POLL)
+            continue
+        if end is None:
+            end = time.monotonic() + seconds
+        count += 1
+        yield moment
+
+
+def _complaint(monitor: Monitor, patience: float) -> str:
+    start = f'no frame with all outputs and their truth in {patience:g} s: '
+    if not monitor.received(INPUT):
+        return start + 'nothing on /camera/image_raw; start camera_node with source synthetic'
+    silent = [task for task in monitor.tasks if not monitor.received(task)]
+    if silent:
+        topics = ', '.join(f'/mtan/{OUTPUTS[task]}' for task in silent)
+        return start + f'nothing on {topics}; start mtan_node, or leave the task out with --tasks'
+    return start + ('nothing on /camera/truth/* with the stamps of the outputs; start camera_node '
+                    'with source synthetic')
+
+
+def _spin(executor: SingleThreadedExecutor) -> None:
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        pass  # this is how it ends
