@@ -43,6 +43,7 @@ setup(
     # torch and the rest are left to the installer (see README.md): under colcon they come from
     # the system or the virtual environment, and a requirement here would stop the scripts.
     install_requires=['setuptools'],
+    extras_require={'test': ['pytest']},  # by this colcon knows that pytest runs the tests
     zip_safe=False,
     entry_points={
         'console_scripts': [

@@ -83,17 +83,28 @@ def _setup_py(*options: str) -> list[str]:
 
 
 @pytest.fixture(scope='module')
-def installed(tmp_path_factory):
-    """Build the checkout with colcon, in a folder of its own; return the install prefix."""
+def workspace(tmp_path_factory):
+    """Return an empty colcon workspace."""
     if find_spec('colcon_ros') is None:
         pytest.skip('colcon is not installed (it is in requirements/test.txt)')
-    folder = tmp_path_factory.mktemp('workspace')
+    return tmp_path_factory.mktemp('workspace')
+
+
+@pytest.fixture(scope='module')
+def installed(workspace):
+    """Build the checkout with colcon; return the install prefix."""
+    _colcon(workspace, 'build')
+    return workspace / 'install' / NAME
+
+
+def _colcon(workspace: Path, verb: str, *options: str) -> str:
     result = _run(
-        [sys.executable, '-m', 'colcon', '--log-base', folder / 'log', 'build',
-         '--base-paths', ROOT, '--build-base', folder / 'build',
-         '--install-base', folder / 'install', '--packages-select', NAME], cwd=folder)
+        [sys.executable, '-m', 'colcon', '--log-base', workspace / 'log', verb,
+         '--base-paths', ROOT, '--build-base', workspace / 'build',
+         '--install-base', workspace / 'install', '--packages-select', NAME, *options],
+        cwd=workspace)
     assert 'Finished <<< mtan_perception' in result.stdout, result.stdout + result.stderr
-    return folder / 'install' / NAME
+    return result.stdout
 
 
 def _run(command, **options) -> subprocess.CompletedProcess:
@@ -129,6 +140,13 @@ def test_colcon_installs_executables_where_ros_looks(installed):
     folder = installed / 'lib' / NAME
     assert {path.name for path in folder.iterdir()} == set(EXECUTABLES)
     assert all(os.access(path, os.X_OK) for path in folder.iterdir())
+
+
+def test_colcon_runs_the_tests_with_pytest(installed, workspace):
+    output = _colcon(
+        workspace, 'test', '--event-handlers', 'console_cohesion+',
+        '--pytest-args', '--collect-only', '-q', 'test/test_geometry.py')
+    assert 'test/test_geometry.py::' in output
 
 
 @pytest.mark.parametrize('executable', ['mtan_node', 'camera_node'])
