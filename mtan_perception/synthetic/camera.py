@@ -14,9 +14,11 @@ _FAN = (-0.8, -0.4, 0.0, 0.4, 0.8)
 # How much a view gains by showing a piece: what is rare and good to see counts more.
 _INTEREST = {'bed': 1.2, 'second_bed': 1.2, 'sofa': 1.3, 'second_sofa': 1.2, 'desk': 1.5,
              'tv_stand': 2.0, 'bookshelf': 2.2, 'second_bookshelf': 2.0, 'cabinet': 0.6,
-             'sideboard': 0.7, 'dining_table': 1.5, 'coffee_table': 1.2, 'dining_chair': 0.7,
-             'desk_chair': 0.9, 'chair0': 0.9, 'chair1': 0.9, 'nightstand': 0.5,
-             'window': 1.3, 'picture': 0.9, 'wall_tv': 2.0, 'wall_shelf': 1.2}
+             'sideboard': 0.7, 'dining_table': 1.7, 'coffee_table': 1.5, 'dining_chair': 0.8,
+             'desk_chair': 0.9, 'chair0': 0.9, 'chair1': 0.9, 'chair2': 0.9, 'nightstand': 0.5,
+             'window': 0.8, 'picture': 0.9, 'wall_tv': 2.0, 'wall_shelf': 1.2, 'wall_cabinet': 0.5}
+# What stands on a piece, in metres, that stops the view as the piece itself does.
+_ON_TOP = {'tv_stand': 0.75, 'desk': 0.4, 'door': -2.0}
 
 
 class Camera(NamedTuple):
@@ -86,10 +88,10 @@ def _sight(plan, eye, height, yaw):
     direction = torch.stack((torch.cos(yaw), torch.sin(yaw)), -1)
     direction = torch.where(direction.abs() < 1e-6, 1e-6, direction)
     wall = ((plan.half[:, None] - eye[:, None] * direction.sign()) / direction.abs()).amin(-1)
-    items = [item for item in plan.items.values()]
+    items = list(plan.items.values())
     centre = torch.cat([torch.stack((i.x, i.y), -1) for i in items], 1)
     half = torch.cat([footprint(i) for i in items], 1)
-    tall = torch.cat([i.height for i in items], 1)
+    tall = torch.cat([i.height + _ON_TOP.get(n, 0.0) for n, i in plan.items.items()], 1)
     blocks = torch.cat([i.present for i in items], 1) & (tall > height[:, None] - 0.35)
     middle = (centre - eye[:, None])[:, None] / direction[:, :, None]
     reach = (half[:, None] / direction[:, :, None]).abs()
@@ -113,7 +115,8 @@ def _look(plan, dice, eye, height, fov):
     gain = (seen * (areas / distance ** 2).clamp(max=0.7)[:, None]).sum(-1)
     noise = -torch.log(-torch.log(dice.uniform('camera.taste', _LOOKS, low=1e-6, high=1 - 1e-6)))
     near = (1.3 - sight.amin(-1)).clamp(min=0)
-    score = 2.2 * torch.log(gain + 0.05) + 1.2 * torch.log(sight.mean(-1)) - 4 * near + 0.35 * noise
+    score = 2.2 * torch.log(gain + 0.05) + 1.2 * torch.log(sight.mean(-1)) - 4 * near
+    score = score + 0.35 * noise
     return yaw.gather(1, score.argmax(1, keepdim=True))[:, 0]
 
 
@@ -160,4 +163,5 @@ def place_camera(plan, dice, time=0.0):
     pitch = pitch + 0.05 * math.sin(2 * math.pi * time / 7)
     roll = roll + 0.02 * math.sin(2 * math.pi * time / 5)
     height = height + 0.02 * math.sin(2 * math.pi * time / 1.9)
-    return Camera(torch.cat((position(time), height[:, None]), 1), _rotation(yaw, pitch, roll), fov)
+    return Camera(torch.cat((position(time), height[:, None]), 1), _rotation(yaw, pitch, roll),
+                  fov)

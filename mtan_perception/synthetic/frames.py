@@ -12,8 +12,17 @@ from mtan_perception.synthetic.furniture import furnish
 from mtan_perception.synthetic.hashing import Dice
 from mtan_perception.synthetic.materials import draw_materials, surface_colour
 from mtan_perception.synthetic.raycast import (
-    build_world, Candidates, columns, first_hits, light_reaching, near_rays, stacked, surfaces_at,
-    tiles_in_view, World)
+    build_world,
+    Candidates,
+    columns,
+    first_hits,
+    light_reaching,
+    near_rays,
+    stacked,
+    surfaces_at,
+    tiles_in_view,
+    World,
+)
 from mtan_perception.synthetic.rooms import Plan, plan_rooms
 from mtan_perception.synthetic.sensor import photograph
 
@@ -108,7 +117,8 @@ def _shade(rooms, camera, focal, rays, hits, scene):
     material = columns(stacked(materials), number)[:, 0]
     norm = direction.square().sum(0).sqrt()
     facing = -(at.normal * direction).sum(0)
-    footprint = depth * norm * norm / (focal.gather(0, spread) * torch.maximum(facing, 0.05 * norm))
+    slant = torch.maximum(facing, 0.05 * norm)
+    footprint = depth * norm * norm / (focal.gather(0, spread) * slant)
     albedo, gloss, glow = surface_colour(material, at.u, at.v, at.fall, footprint)
     light = each(lights.ambient) * _ambient(at, each(world.room))
     shine = torch.zeros_like(albedo)
@@ -280,4 +290,4 @@ def render(seeds, height, width, device='cpu', time=0.0):
             part, views = _part((rooms, camera), start, start + step)
             light, *exact = _render_chunk(part, views, height, width)
             frames.append((photograph(light, part.dice, time), *exact))
-    return Frames(*(torch.cat(fields) for fields in zip(*frames)))
+    return Frames(*(torch.cat(fields) for fields in zip(*frames, strict=True)))

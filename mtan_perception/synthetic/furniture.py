@@ -3,118 +3,54 @@
 """
 Furniture built from boxes, upright cylinders and ellipsoids.
 
-Every model adds a fixed number of parts for all scenes and copies at once; a part that a scene does
-not have is marked absent. In a model, tensors are (N, K, M): scenes, copies of the piece, repeats
-of the part (say four legs). A piece's own frame has x to its right, y to its front, z up.
+Every model adds a fixed number of parts for all scenes and copies at once. In a model, tensors are
+(N, K, M): scenes, copies of the piece, repeats of the part (say four legs). A piece's own frame
+has x to its right, y to its front, z up.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 
-from mtan_perception.synthetic.rooms import wall_frame, wall_yaw
-
-BED, BOOKS, CEILING, CHAIR, FLOOR, FURNITURE, OBJECTS = range(7)
-PICTURE, SOFA, TABLE, TV, WALL, WINDOW = range(7, 13)
-
-BOX, CYLINDER, ELLIPSOID = range(3)
-
-# What a surface is made of; synthetic.materials turns each into colours and patterns.
-(M_WALL, M_CEILING, M_FLOOR, M_FABRIC, M_WOOD, M_PLAIN, M_THING, M_BOOKS, M_PILE, M_ART, M_SCREEN,
- M_SKY, M_CURTAIN, M_RUG, M_LAMP, M_DARK, M_LEAVES, M_WHITE) = range(18)
-
-
-class Pose(NamedTuple):
-    """Where copies of a piece stand: position, yaw in radians, presence; each (N, K, 1)."""
-
-    x: torch.Tensor
-    y: torch.Tensor
-    z: torch.Tensor
-    yaw: torch.Tensor
-    present: torch.Tensor
-
-
-class Solids(NamedTuple):
-    """
-    Convex solids of one shape, padded to one number per scene.
-
-    `centre` (N, P, 3); `rotation` (N, P, 3, 3), its columns the solid's axes in the world; `half`
-    (N, P, 3) half sizes; `label`, `material` (N, P) int64; `present`, `casts` (N, P) bool.
-    """
-
-    centre: torch.Tensor
-    rotation: torch.Tensor
-    half: torch.Tensor
-    label: torch.Tensor
-    material: torch.Tensor
-    present: torch.Tensor
-    casts: torch.Tensor
-
-
-class Parts:
-    """Collects the parts of all models, by shape."""
-
-    def __init__(self, dice):
-        self.dice = dice
-        self.kinds = []  # kind of each material, in order of its number
-        self._parts = {BOX: [], CYLINDER: [], ELLIPSOID: []}
-
-    def material(self, kind, count=1):
-        """Return numbers (count,) of new materials of one kind."""
-        first = len(self.kinds)
-        self.kinds += [kind] * count
-        return torch.arange(first, first + count, device=self.dice.device)
-
-    def add(self, shape, label, material, pose, centre, half, present=True, tilt=0.0, lean=0.0,
-            spin=0.0, casts=True):
-        """
-        Add parts.
-
-        :param material: numbers (K,), or (K, M), or (1,).
-        :param centre: x, y, z in the piece's frame; half: half sizes; numbers or (N, K, M).
-        :param tilt: rotation about the part's x axis; lean: about y; spin: about z; radians.
-        :param casts: whether the part throws a shadow.
-        """
-        x, y, z = centre
-        c, s = torch.cos(pose.yaw), torch.sin(pose.yaw)
-        device = self.dice.device
-        values = (pose.x + c * x - s * y, pose.y + s * x + c * y, pose.z + z, *half,
-                  tilt, lean, pose.yaw + spin)
-        values = [torch.as_tensor(v, dtype=torch.float32, device=device) for v in values]
-        present = pose.present & torch.as_tensor(present, device=device)
-        *values, present = torch.broadcast_tensors(*values, present)
-        material = (material if material.dim() == 2 else material[:, None]).expand(
-            values[0].shape[1:])
-        flat = [v.flatten(1) for v in values]
-        number = flat[0].shape[1]
-        self._parts[shape].append((
-            torch.stack(flat, -1), present.flatten(1),
-            torch.full((number,), label, device=device), material.reshape(-1),
-            torch.full((number,), casts, device=device)))
-
-    def solids(self, shape):
-        """Return the Solids of one shape, absent ones squeezed out as far as the batch allows."""
-        rows, present, label, material, casts = zip(*self._parts[shape])
-        rows, present = torch.cat(rows, 1), torch.cat(present, 1)
-        present = present & (rows[..., 3:6] > 1e-4).all(-1)
-        count = max(1, int(present.sum(1).max()))
-        order = torch.argsort(present.to(torch.int8), dim=1, descending=True, stable=True)[:, :count]
-        rows = rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2]))
-        label, material, casts = (torch.cat(v)[order] for v in (label, material, casts))
-        return Solids(rows[..., :3], _rotation(*rows[..., 6:].unbind(-1)), rows[..., 3:6],
-                      label, material, present.gather(1, order), casts)
-
-
-def _rotation(tilt, lean, yaw):
-    """Return Rz(yaw) Ry(lean) Rx(tilt), (..., 3, 3)."""
-    cx, sx = torch.cos(tilt), torch.sin(tilt)
-    cy, sy = torch.cos(lean), torch.sin(lean)
-    cz, sz = torch.cos(yaw), torch.sin(yaw)
-    return torch.stack((
-        cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx,
-        sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx,
-        -sy, cy * sx, cy * cx), -1).unflatten(-1, (3, 3))
+from mtan_perception.synthetic.parts import (
+    BED,
+    BOOKS,
+    BOX,
+    CEILING,
+    CHAIR,
+    CYLINDER,
+    ELLIPSOID,
+    FLOOR,
+    FURNITURE,
+    M_ART,
+    M_BOOKS,
+    M_CEILING,
+    M_CURTAIN,
+    M_DARK,
+    M_FABRIC,
+    M_FLOOR,
+    M_LAMP,
+    M_LEAVES,
+    M_PILE,
+    M_PLAIN,
+    M_RUG,
+    M_SCREEN,
+    M_SKY,
+    M_THING,
+    M_WALL,
+    M_WHITE,
+    M_WOOD,
+    OBJECTS,
+    Parts,
+    PICTURE,
+    Pose,
+    SOFA,
+    TABLE,
+    TV,
+    WALL,
+    WINDOW,
+)
+from mtan_perception.synthetic.rooms import CHAIRS, CLUTTER, wall_frame, wall_yaw
 
 
 def _pose(item, z=0.0):
@@ -142,10 +78,6 @@ def _legs(parts, label, material, pose, width, depth, height, thick, inset=0.0, 
         parts.add(CYLINDER, label, material, pose, place, half, round_ones)
 
 
-def _copies(parts, item):
-    return item.x.shape[1]
-
-
 def _bed(parts, item, name):
     dice, k = parts.dice, item.x.shape[1]
     pose, (w, d, h) = _pose(item), _size(item)
@@ -155,14 +87,16 @@ def _bed(parts, item, name):
     parts.add(BOX, BED, frame, pose, (0, 0, base / 2 + 0.04), (w / 2, d / 2, base / 2 - 0.04))
     legs = dice.chance(name + '.legs', k, 1)
     parts.add(BOX, BED, frame, pose, (0, 0, 0.04), (w / 2 - 0.06, d / 2 - 0.06, 0.041), ~legs)
-    parts.add(BOX, BED, sheet, pose, (0, 0, (base + h) / 2), (w / 2 - .03, d / 2 - .03, (h - base) / 2))
+    parts.add(BOX, BED, sheet, pose, (0, 0, (base + h) / 2),
+              (w / 2 - .03, d / 2 - .03, (h - base) / 2))
     # The blanket hangs over the sides; its top end leaves the pillows free.
     long = d * dice.uniform(name + '.blanket', k, 1, low=0.55, high=0.8)
     drop = base * dice.uniform(name + '.drop', k, 1, low=0.3, high=1.0)
     parts.add(BOX, BED, linen, pose, (0, (d - long) / 2 + 0.02, (drop + h + 0.03) / 2),
               (w / 2 + 0.015, long / 2, (h + 0.03 - drop) / 2))
     fold = dice.chance(name + '.fold', k, 1)
-    parts.add(BOX, BED, sheet, pose, (0, d / 2 - long + 0.12, h + 0.035), (w / 2 + .018, .14, .012), fold)
+    parts.add(BOX, BED, sheet, pose, (0, d / 2 - long + 0.12, h + 0.035),
+              (w / 2 + .018, .14, .012), fold)
     head = h + dice.uniform(name + '.head', k, 1, low=0.2, high=0.75)
     parts.add(BOX, BED, frame, pose, (0, -d / 2 + 0.025, head / 2), (w / 2, 0.035, head / 2),
               dice.chance(name + '.headboard', k, 1, p=0.75))
@@ -199,7 +133,8 @@ def _sofa(parts, item, name):
     parts.add(BOX, SOFA, cloth, pose, (side * (w - arm) / 2, 0.01, (arm_top + foot) / 2),
               (arm / 2, d / 2, (arm_top - foot) / 2), arms)
     parts.add(CYLINDER, SOFA, cloth, pose, (side * (w - arm) / 2, 0.01, arm_top),
-              (arm / 2 + 0.01, arm / 2 + 0.01, d / 2), arms & dice.chance(name + '.roll', k, 1, p=.4),
+              (arm / 2 + 0.01, arm / 2 + 0.01, d / 2),
+              arms & dice.chance(name + '.roll', k, 1, p=.4),
               tilt=math.pi / 2)
     # Two or three seat cushions, with back cushions that lean.
     inner = w - 2 * arm
@@ -218,8 +153,10 @@ def _sofa(parts, item, name):
     turn = dice.uniform(name + '.turn', k, 2, low=-0.5, high=0.5)
     place = (side * (inner / 2 - 0.24), -d / 2 + back + 0.27, seat + 0.2)
     soft = dice.chance(name + '.soft', k, 2, p=0.4)
-    parts.add(BOX, OBJECTS, cushion, pose, place, (0.2, 0.06, 0.19), there & ~soft, 0.35, turn, turn)
-    parts.add(ELLIPSOID, OBJECTS, cushion, pose, place, (0.22, 0.09, 0.21), there & soft, .35, 0, turn)
+    parts.add(BOX, OBJECTS, cushion, pose, place, (0.2, 0.06, 0.19), there & ~soft, 0.35, turn,
+              turn)
+    parts.add(ELLIPSOID, OBJECTS, cushion, pose, place, (0.22, 0.09, 0.21), there & soft, .35, 0,
+              turn)
 
 
 def _book_row(parts, pose, left, y, z, width, tall, deep, present, name):
@@ -248,7 +185,8 @@ def _bookshelf(parts, item, name):
     t = 0.012 + 0.01 * dice.uniform(name + '.thick', k, 1)
     side = _signs(w.device, -1, 1)
     parts.add(BOX, FURNITURE, wood, pose, (side * (w / 2 - t), 0, h / 2), (t, d / 2, h / 2))
-    parts.add(BOX, FURNITURE, wood, pose, (0, -d / 2 + 0.006, h / 2), (w / 2 - t, 0.006, h / 2 - .001),
+    parts.add(BOX, FURNITURE, wood, pose, (0, -d / 2 + 0.006, h / 2),
+              (w / 2 - t, 0.006, h / 2 - .001),
               dice.chance(name + '.backed', k, 1, p=0.8))
     levels = torch.where(h > 1.65, 5.0, torch.where(h > 1.1, 4.0, 3.0))
     index = torch.arange(6, device=w.device)
@@ -266,7 +204,8 @@ def _bookshelf(parts, item, name):
     z = 0.05 + 2 * t + level * gap
     _book_row(parts, pose, left, 0.0, z, cell * fill * 0.82, gap - 2 * t, d, there, name + '.row')
     _things(parts, pose, left + cell * 0.5, 0 * left, z, cell * 0.3, (gap - 2 * t) * 0.8,
-            (level < levels) & ~there & dice.chance(name + '.things', k, 15, p=0.6), name + '.thing')
+            (level < levels) & ~there & dice.chance(name + '.things', k, 15, p=0.6),
+            name + '.thing')
 
 
 def _cabinet(parts, item, name):
@@ -276,7 +215,8 @@ def _cabinet(parts, item, name):
     front = torch.where(dice.chance(name + '.same', 1)[0], wood, parts.material(M_WOOD, k))
     foot = dice.uniform(name + '.foot', k, 1, low=0.03, high=0.12)
     parts.add(BOX, FURNITURE, wood, pose, (0, 0, (h + foot) / 2), (w / 2, d / 2, (h - foot) / 2))
-    parts.add(BOX, FURNITURE, knob, pose, (0, 0, foot / 2), (w / 2 - .05, d / 2 - .05, foot / 2 + .001))
+    parts.add(BOX, FURNITURE, knob, pose, (0, 0, foot / 2),
+              (w / 2 - .05, d / 2 - .05, foot / 2 + .001))
     # A grid of doors or drawers on the front, at most 2 by 4.
     columns = dice.bits(name + '.columns', k, 1) % 2 + 1
     rows = torch.where(h > 1.3, dice.bits(name + '.rows', k, 1) % 2 + 1,
@@ -286,7 +226,8 @@ def _cabinet(parts, item, name):
     there = (column < columns) & (row < rows)
     cw, ch = w / columns, (h - foot) / rows
     x, z = (column + 0.5) * cw - w / 2, foot + (row + 0.5) * ch
-    parts.add(BOX, FURNITURE, front, pose, (x, d / 2 + 0.005, z), (cw / 2 - .008, .009, ch / 2 - .008),
+    parts.add(BOX, FURNITURE, front, pose, (x, d / 2 + 0.005, z),
+              (cw / 2 - .008, .009, ch / 2 - .008),
               there)
     tall = ch > 0.6
     hx = torch.where(tall, x + (cw / 2 - 0.06) * torch.where(column == 0, 1.0, -1.0), x)
@@ -300,7 +241,8 @@ def _flat_screen(parts, pose, centre, width, tall, present, legs):
     dark, screen = parts.material(M_DARK, k), parts.material(M_SCREEN, k)
     x, y, z = centre
     parts.add(BOX, TV, dark, pose, (x, y, z), (width / 2, 0.022, tall / 2), present)
-    parts.add(BOX, TV, screen, pose, (x, y + 0.022, z), (width / 2 - 0.018, 0.003, tall / 2 - 0.018),
+    parts.add(BOX, TV, screen, pose, (x, y + 0.022, z),
+              (width / 2 - 0.018, 0.003, tall / 2 - 0.018),
               present)
     below = z - tall / 2
     parts.add(BOX, TV, dark, pose, (x, y - 0.01, below / 2), (0.03, 0.015, below / 2 + 0.005),
@@ -310,7 +252,7 @@ def _flat_screen(parts, pose, centre, width, tall, present, legs):
 
 def _tv_stand(parts, item, name):
     dice, k = parts.dice, item.x.shape[1]
-    pose, (w, d, h) = _pose(item), _size(item)
+    pose, (w, _, h) = _pose(item), _size(item)
     _cabinet(parts, item, name)
     wide = w * dice.uniform(name + '.tv', k, 1, low=0.6, high=0.95)
     tall = wide * 0.58
@@ -321,7 +263,8 @@ def _tv_stand(parts, item, name):
 def _desk(parts, item, name):
     dice, k = parts.dice, item.x.shape[1]
     pose, (w, d, h) = _pose(item), _size(item)
-    wood, leg, dark = parts.material(M_WOOD, k), parts.material(M_PLAIN, k), parts.material(M_DARK, k)
+    wood, leg = parts.material(M_WOOD, k), parts.material(M_PLAIN, k)
+    dark = parts.material(M_DARK, k)
     parts.add(BOX, TABLE, wood, pose, (0, 0, h - 0.018), (w / 2, d / 2, 0.018))
     drawers = dice.chance(name + '.drawers', k, 1, p=0.6)
     _legs(parts, TABLE, leg, pose, w, d, h - 0.036, 0.022)
@@ -350,7 +293,8 @@ def _table(parts, item, name):
     disc = dice.chance(name + '.round', k, 1, p=0.3)
     parts.add(BOX, TABLE, wood, pose, (0, 0, h - 0.02), (w / 2, d / 2, 0.02), ~disc)
     parts.add(CYLINDER, TABLE, wood, pose, (0, 0, h - 0.02), (w / 2, d / 2, 0.02), disc)
-    parts.add(CYLINDER, TABLE, leg, pose, (0, 0, (h - 0.04) / 2), (0.05, 0.05, (h - 0.04) / 2), disc)
+    parts.add(CYLINDER, TABLE, leg, pose, (0, 0, (h - 0.04) / 2), (0.05, 0.05, (h - 0.04) / 2),
+              disc)
     parts.add(CYLINDER, TABLE, leg, pose, (0, 0, 0.015), (w / 4, d / 4, 0.015), disc)
     square = pose._replace(present=pose.present & ~disc)
     _legs(parts, TABLE, leg, square, w, d, h - 0.04, 0.03, 0.01, dice.chance(name + '.legs', k, 1))
@@ -381,18 +325,21 @@ def _chair(parts, item, name):
     tall = (h - seat) / 2
     solid = dice.chance(name + '.solid', 1, 1, p=0.55)
     y = -d / 2 + 0.02 - torch.sin(tilt) * tall
-    parts.add(BOX, CHAIR, cloth, pose, (0, y, seat + tall), (w / 2 - 0.01, 0.02, tall), solid | office,
+    parts.add(BOX, CHAIR, cloth, pose, (0, y, seat + tall), (w / 2 - 0.01, 0.02, tall),
+              solid | office,
               tilt=tilt)
     slats = pose._replace(present=pose.present & ~(solid | office))
     side = _signs(w.device, -1, 1)
-    parts.add(BOX, CHAIR, wood, slats, (side * (w / 2 - 0.02), y, seat + tall), (0.018, 0.018, tall),
+    parts.add(BOX, CHAIR, wood, slats, (side * (w / 2 - 0.02), y, seat + tall),
+              (0.018, 0.018, tall),
               tilt=tilt)
     level = _signs(w.device, 0.4, 0.75, 0.95)
     parts.add(BOX, CHAIR, wood, slats,
               (0, -d / 2 + 0.02 - torch.sin(tilt) * tall * 2 * level, seat + tall * 2 * level),
               (w / 2 - 0.03, 0.01, 0.035), tilt=tilt)
     arms = dice.chance(name + '.arms', 1, 1, p=0.35)
-    parts.add(BOX, CHAIR, wood, pose, (side * (w / 2 - 0.015), 0, seat + 0.2), (.02, d / 2 - .02, .015), arms)
+    parts.add(BOX, CHAIR, wood, pose, (side * (w / 2 - 0.015), 0, seat + 0.2),
+              (.02, d / 2 - .02, .015), arms)
     parts.add(BOX, CHAIR, wood, pose, (side * (w / 2 - 0.015), d / 2 - 0.06, seat + 0.09),
               (0.015, 0.015, 0.1), arms)
 
@@ -406,7 +353,8 @@ def _nightstand(parts, item, name):
     row = torch.arange(2, device=w.device)
     gap = (h - 0.1) / 2
     z = 0.1 + (row + 0.5) * gap
-    parts.add(BOX, FURNITURE, wood, pose, (0, d / 2 + 0.004, z), (w / 2 - .012, .008, gap / 2 - .01))
+    parts.add(BOX, FURNITURE, wood, pose, (0, d / 2 + 0.004, z),
+              (w / 2 - .012, .008, gap / 2 - .01))
     parts.add(ELLIPSOID, FURNITURE, knob, pose, (0, d / 2 + 0.02, z), (0.015, 0.015, 0.015))
     _table_lamp(parts, pose._replace(z=pose.z + h), 0 * w, -d / 5,
                 dice.chance(name + '.lamp', k, 1, p=0.6), name + '.lamp')
@@ -419,8 +367,10 @@ def _table_lamp(parts, pose, x, y, present, name):
     tall = dice.uniform(name + '.tall', k, m, low=0.28, high=0.45)
     wide = dice.uniform(name + '.wide', k, m, low=0.09, high=0.15)
     parts.add(CYLINDER, OBJECTS, foot, pose, (x, y, 0.012), (0.06, 0.06, 0.012), present)
-    parts.add(CYLINDER, OBJECTS, foot, pose, (x, y, tall * 0.32), (0.016, 0.016, tall * 0.32), present)
-    parts.add(CYLINDER, OBJECTS, shade, pose, (x, y, tall * 0.8), (wide, wide, tall * 0.2), present,
+    parts.add(CYLINDER, OBJECTS, foot, pose, (x, y, tall * 0.32), (0.016, 0.016, tall * 0.32),
+              present)
+    parts.add(CYLINDER, OBJECTS, shade, pose, (x, y, tall * 0.8), (wide, wide, tall * 0.2),
+              present,
               casts=False)
 
 
@@ -456,7 +406,8 @@ def _things(parts, pose, x, y, z, reach, room, present, name):
     parts.add(CYLINDER, OBJECTS, other, pose, (x, y, z + h * 0.85), (r * 0.2, r * 0.2, h * 0.15),
               between(0.6, 0.7))
     leaves = parts.material(M_LEAVES, k * m).reshape(k, m)
-    parts.add(ELLIPSOID, OBJECTS, leaves, pose, (x, y, z + h * 0.8), (r * 0.95, r * 0.95, h * 0.25),
+    parts.add(ELLIPSOID, OBJECTS, leaves, pose, (x, y, z + h * 0.8),
+              (r * 0.95, r * 0.95, h * 0.25),
               between(0.7, 0.8))
     round_half = torch.minimum(r * 0.8, room / 2)
     parts.add(ELLIPSOID, OBJECTS, kind, pose, (x, y, z + round_half * flat),
@@ -475,17 +426,17 @@ def _supports(plan):
         weight = item.present * (item.width * item.depth).sqrt()
         fields.append((item.x - s * shift, item.y + c * shift, item.yaw, item.width / 2 - 0.03,
                        item.depth / 2 * share - 0.02, item.height, weight))
-    return [torch.cat(f, 1) for f in zip(*fields)]
+    return [torch.cat(f, 1) for f in zip(*fields, strict=True)]
 
 
-def _scatter_things(parts, plan, count=22):
+def _scatter_things(parts, plan, count=26):
     """Put small objects on tops, dropping those that would stand in one another."""
     dice = parts.dice
     x, y, yaw, half_w, half_d, top, weight = _supports(plan)
     lot = dice.uniform('things.lot', count, x.shape[1]) ** 2 * weight[:, None]
     best, index = lot.max(-1)
     x, y, yaw, half_w, half_d, top = (f.gather(1, index) for f in (x, y, yaw, half_w, half_d, top))
-    reach = dice.uniform('things.reach', count, low=0.04, high=0.13)
+    reach = dice.uniform('things.reach', count, low=0.045, high=0.15)
     reach = torch.minimum(reach, torch.minimum(half_w, half_d) * 0.9)
     spot = dice.uniform('things.spot', count, 2, low=-1.0, high=1.0)
     lx, ly = spot[..., 0] * (half_w - reach), spot[..., 1] * (half_d - reach)
@@ -495,7 +446,8 @@ def _scatter_things(parts, plan, count=22):
     earlier = torch.ones(count, count, device=x.device).tril(-1).bool()
     present = (best > 0) & ~(clash & earlier).any(-1)
     c, s = torch.cos(yaw), torch.sin(yaw)
-    pose = Pose(*(f[..., None] for f in (x + c * lx - s * ly, y + s * lx + c * ly, top, yaw, present)))
+    pose = Pose(*(f[..., None] for f in (x + c * lx - s * ly, y + s * lx + c * ly, top, yaw,
+                                         present)))
     _things(parts, pose, 0.0, 0.0, 0.0, reach[..., None], 0.35 + 0 * reach[..., None],
             pose.present, 'things')
 
@@ -504,13 +456,14 @@ def _clutter(parts, item, name):
     """Add what stands on the floor: cartons, bins, balls, plants, floor lamps."""
     dice, k = parts.dice, item.x.shape[1]
     pose, (w, d, h) = _pose(item), _size(item)
-    lamp = dice.chance(name + '.lamp', k, 1, p=0.2)
+    lamp = dice.chance(name + '.lamp', k, 1, p=0.08)
     _things(parts, pose, 0.0, 0.0, 0.0, torch.minimum(w, d) / 2, h * 1.3, ~lamp, name)
     foot, shade = parts.material(M_PLAIN, k), parts.material(M_LAMP, k)
     tall = dice.uniform(name + '.tall', k, 1, low=1.3, high=1.7)
     parts.add(CYLINDER, OBJECTS, foot, pose, (0, 0, 0.012), (w / 2, w / 2, 0.012), lamp)
     parts.add(CYLINDER, OBJECTS, foot, pose, (0, 0, tall / 2), (0.014, 0.014, tall / 2), lamp)
-    parts.add(CYLINDER, OBJECTS, shade, pose, (0, 0, tall), (w * 0.6, w * 0.6, 0.13), lamp, casts=False)
+    parts.add(CYLINDER, OBJECTS, shade, pose, (0, 0, tall), (w * 0.6, w * 0.6, 0.13), lamp,
+              casts=False)
 
 
 def _wall_pose(piece, half, gap):
@@ -528,13 +481,17 @@ def _windows(parts, plan):
     w, h = piece.width[..., None], piece.height[..., None]
     sky = parts.material(M_SKY).expand(k)
     frame, cloth = parts.material(M_WHITE).expand(k), parts.material(M_CURTAIN).expand(k)
-    parts.add(BOX, WINDOW, sky, pose, (0, 0.006, 0), (w / 2 - 0.03, 0.006, h / 2 - 0.03), casts=False)
+    parts.add(BOX, WINDOW, sky, pose, (0, 0.006, 0), (w / 2 - 0.03, 0.006, h / 2 - 0.03),
+              casts=False)
     side = _signs(w.device, -1, 1)
-    parts.add(BOX, WINDOW, frame, pose, (side * (w / 2 - .02), .02, 0), (.03, .02, h / 2 + .01), casts=False)
-    parts.add(BOX, WINDOW, frame, pose, (0, 0.02, side * (h / 2 - 0.02)), (w / 2, 0.02, 0.03), casts=False)
+    parts.add(BOX, WINDOW, frame, pose, (side * (w / 2 - .02), .02, 0), (.03, .02, h / 2 + .01),
+              casts=False)
+    parts.add(BOX, WINDOW, frame, pose, (0, 0.02, side * (h / 2 - 0.02)), (w / 2, 0.02, 0.03),
+              casts=False)
     parts.add(BOX, WINDOW, frame, pose, (0, 0.018, 0), (0.02, 0.016, h / 2), w > 0.95, casts=False)
     bars = dice.chance('window.bars', k, 1, p=0.4)
-    parts.add(BOX, WINDOW, frame, pose, (0, 0.017, h * 0.1), (w / 2, 0.014, 0.016), bars, casts=False)
+    parts.add(BOX, WINDOW, frame, pose, (0, 0.017, h * 0.1), (w / 2, 0.014, 0.016), bars,
+              casts=False)
     parts.add(BOX, WINDOW, frame, pose, (0, 0.07, -h / 2 - 0.02), (w / 2 + 0.05, 0.08, 0.018))
     drawn = dice.uniform('window.drawn', k, 1, low=0.08, high=0.3) * w
     curtains = dice.chance('window.curtains', k, 1, p=0.55)
@@ -544,7 +501,8 @@ def _windows(parts, plan):
               (drawn / 2, 0.025, (high + low) / 2), curtains)
     blind = dice.chance('window.blind', k, 1, p=0.25) & ~curtains
     deep = h * dice.uniform('window.deep', k, 1, low=0.15, high=0.7)
-    parts.add(BOX, WINDOW, cloth, pose, (0, 0.045, h / 2 - deep / 2), (w / 2 - .01, .004, deep / 2), blind)
+    parts.add(BOX, WINDOW, cloth, pose, (0, 0.045, h / 2 - deep / 2),
+              (w / 2 - .01, .004, deep / 2), blind)
 
 
 def _pictures(parts, plan):
@@ -564,14 +522,35 @@ def _wall_shelves(parts, plan):
     k = piece.wall.shape[1]
     pose = _wall_pose(piece, plan.half, 0.11)
     w = piece.width[..., None]
-    parts.add(BOX, FURNITURE, parts.material(M_WOOD).expand(k), pose, (0, 0, -0.16), (w / 2, .11, .012))
+    parts.add(BOX, FURNITURE, parts.material(M_WOOD).expand(k), pose, (0, 0, -0.16),
+              (w / 2, .11, .012))
     third = torch.arange(3, device=w.device)
     fill = dice.uniform('wall_shelf.fill', k, 3, low=0.5, high=0.85)
     there = dice.chance('wall_shelf.books', k, 3, p=0.75)
     left = third * w / 3 - w / 2 + 0.01
-    _book_row(parts, pose, left, -0.01, -0.148, w / 3 * fill, 0.27 + 0 * left, 0.2, there, 'wall_shelf')
+    _book_row(parts, pose, left, -0.01, -0.148, w / 3 * fill, 0.27 + 0 * left, 0.2, there,
+              'wall_shelf')
     _things(parts, pose, left + w / 6, -0.01, -0.148, 0.09 + 0 * left, 0.25 + 0 * left, ~there,
             'wall_shelf.thing')
+
+
+def _wall_cabinets(parts, plan):
+    dice, piece = parts.dice, plan.hangings['wall_cabinet']
+    k = piece.wall.shape[1]
+    deep = dice.uniform('wall_cabinet.deep', k, 1, low=0.13, high=0.17)
+    pose = _wall_pose(piece, plan.half, 0.0)
+    w, h = piece.width[..., None], piece.height[..., None]
+    body, front = parts.material(M_WOOD).expand(k), parts.material(M_WOOD).expand(k)
+    parts.add(BOX, FURNITURE, body, pose, (0, deep, 0), (w / 2, deep, h / 2))
+    doors = torch.where(w > 1.3, 3.0, 2.0)
+    index = torch.arange(3, device=w.device)
+    wide = w / doors
+    x = (index + 0.5) * wide - w / 2
+    there = index < doors
+    parts.add(BOX, FURNITURE, front, pose, (x, 2 * deep, 0), (wide / 2 - .006, .01, h / 2 - .006),
+              there)
+    parts.add(BOX, FURNITURE, parts.material(M_PLAIN).expand(k), pose,
+              (x + wide * 0.35, 2 * deep + 0.02, -h / 4), (0.007, 0.012, 0.05), there)
 
 
 def _fixtures(parts, plan):
@@ -586,8 +565,16 @@ def _fixtures(parts, plan):
               (w / 2, d / 2, height / 2))
     door = plan.items['door']
     w, d, h = _size(door)
-    parts.add(BOX, WALL, parts.material(M_WOOD), _pose(door), (0, -d / 2 + 0.01, h / 2),
-              (w / 2, 0.025, h / 2))
+    leaf, frame = parts.material(M_WOOD), parts.material(M_WHITE)
+    pose = _pose(door)
+    parts.add(BOX, WALL, leaf, pose, (0, -d / 2 + 0.01, h / 2), (w / 2, 0.025, h / 2))
+    side = _signs(w.device, -1, 1)
+    parts.add(BOX, WALL, frame, pose, (side * (w / 2 + 0.03), -d / 2 + 0.015, h / 2 + 0.03),
+              (0.035, 0.035, h / 2 + 0.03))
+    parts.add(BOX, WALL, frame, pose, (0, -d / 2 + 0.015, h + 0.03), (w / 2, 0.034, 0.03))
+    high = _signs(w.device, 0.28, 0.72)
+    parts.add(BOX, WALL, leaf, pose, (0, -d / 2 + 0.035, h * high), (w / 2 - .13, .01, h * 0.17),
+              dice.chance('door.panels', 1, 1, p=0.6))
     parts.add(ELLIPSOID, OBJECTS, parts.material(M_PLAIN), _pose(door),
               (w / 2 - 0.08, -d / 2 + 0.07, 1.02), (0.03, 0.035, 0.03))
     tv = plan.hangings['wall_tv']
@@ -598,20 +585,25 @@ def _fixtures(parts, plan):
     size = torch.minimum(size, half[:, None] - centre.abs() - 0.1)
     rug = Pose(centre[..., :1], centre[..., 1:], zero, zero,
                dice.chance('rug', 1, 1, p=0.6))
-    parts.add(BOX, FLOOR, parts.material(M_RUG), rug, (0, 0, 0.004), (size[..., :1], size[..., 1:], 0.004))
+    parts.add(BOX, FLOOR, parts.material(M_RUG), rug, (0, 0, 0.004),
+              (size[..., :1], size[..., 1:], 0.004))
     shade = dice.uniform('ceiling_lamp.wide', 1, 1, low=0.12, high=0.25)
     drop = dice.uniform('ceiling_lamp.drop', 1, 1, low=0.08, high=0.3)
     spot = dice.uniform('light.spot', 1, 2, low=-0.4, high=0.4) * half[:, None]
     lamp = Pose(spot[..., :1], spot[..., 1:], height, zero, yes)
     ball = dice.chance('ceiling_lamp.ball', 1, 1)
     glow = parts.material(M_LAMP)
-    parts.add(ELLIPSOID, OBJECTS, glow, lamp, (0, 0, -drop), (shade * .8, shade * .8, 0.08), ball, casts=False)
-    parts.add(CYLINDER, OBJECTS, glow, lamp, (0, 0, -drop), (shade, shade, 0.06), ~ball, casts=False)
-    parts.add(CYLINDER, OBJECTS, parts.material(M_PLAIN), lamp, (0, 0, -drop / 2), (0.012, 0.012, drop / 2),
+    parts.add(ELLIPSOID, OBJECTS, glow, lamp, (0, 0, -drop), (shade * .8, shade * .8, 0.08), ball,
+              casts=False)
+    parts.add(CYLINDER, OBJECTS, glow, lamp, (0, 0, -drop), (shade, shade, 0.06), ~ball,
+              casts=False)
+    parts.add(CYLINDER, OBJECTS, parts.material(M_PLAIN), lamp, (0, 0, -drop / 2),
+              (0.012, 0.012, drop / 2),
               casts=False)
     step = torch.arange(-1, 2, device=half.device)
     beams = Pose(zero, zero, height, zero, dice.chance('beams', 1, 1, p=0.15))
-    parts.add(BOX, CEILING, parts.material(M_WOOD), beams, (step * half[:, :1, None] * 0.6, 0, -0.06),
+    parts.add(BOX, CEILING, parts.material(M_WOOD), beams,
+              (step * half[:, :1, None] * 0.6, 0, -0.06),
               (0.07, half[:, 1:, None] - 0.001, 0.06))
 
 
@@ -633,11 +625,13 @@ def furnish(plan, dice):
             ('bookshelf', _bookshelf), ('second_bookshelf', _bookshelf), ('cabinet', _cabinet),
             ('sideboard', _cabinet), ('tv_stand', _tv_stand), ('desk', _desk),
             ('dining_table', _table), ('coffee_table', _table), ('nightstand', _nightstand),
-            ('desk_chair', _chair), ('dining_chair', _chair), ('chair0', _chair),
-            ('chair1', _chair), *((f'clutter{i}', _clutter) for i in range(5))):
+            ('desk_chair', _chair), ('dining_chair', _chair),
+            *((f'chair{i}', _chair) for i in range(CHAIRS)),
+            *((f'clutter{i}', _clutter) for i in range(CLUTTER))):
         model(parts, items[name], name)
     _windows(parts, plan)
     _pictures(parts, plan)
     _wall_shelves(parts, plan)
+    _wall_cabinets(parts, plan)
     _scatter_things(parts, plan)
     return parts

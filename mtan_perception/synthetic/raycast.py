@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from mtan_perception.synthetic.furniture import BOX, CEILING, CYLINDER, ELLIPSOID, FLOOR, WALL
+from mtan_perception.synthetic.parts import BOX, CEILING, CYLINDER, ELLIPSOID, FLOOR, WALL
 
 SHAPES = (BOX, CYLINDER, ELLIPSOID)
 FACES = 6  # the first surfaces of a scene: walls -x, +x, -y, +y, floor, ceiling
@@ -30,8 +30,8 @@ class World(NamedTuple):
     """
     The solids of a batch of rooms, ready for rays.
 
-    `to_unit`: per shape (N, P, 12), the row-major matrix and the shift that take room coordinates
-    to those in which the solid is the unit cube, cylinder or ball. `rows` (N, S, 15): the same for
+    `to_unit`: per shape (N, P, 12), the row-major matrix and the shift that take room
+    coordinates to those in which the solid is the unit cube, cylinder or ball. `rows` (N, S, 15): the same for
     every surface (six faces of the room, then the solids in order of shape), and half sizes.
     """
 
@@ -42,6 +42,10 @@ class World(NamedTuple):
     material: torch.Tensor  # (N, S)
     first: tuple  # number of the first surface of each shape
     room: torch.Tensor  # (N, 3) half sizes
+
+    def each(self, candidates):
+        """Return (shape, to_unit, first, its candidates) of every shape."""
+        return zip(SHAPES, self.to_unit, self.first, candidates, strict=True)
 
 
 class Candidates(NamedTuple):
@@ -70,12 +74,13 @@ def build_world(plan, parts):
     to_unit = tuple(_to_unit(s.centre, s.rotation, s.half) for s in solids)
     room = torch.cat((plan.half, plan.height[:, None] / 2), 1)
     number, device = len(room), room.device
-    zero = torch.zeros_like(plan.height)
-    centre = torch.stack((zero, zero, plan.height / 2), -1)
-    box = torch.cat((_to_unit(centre, torch.eye(3, device=device).expand(number, 3, 3), room), room), 1)
-    rows = torch.cat([box[:, None].expand(-1, FACES, -1)] + [
-        torch.cat((unit, s.half), -1) for unit, s in zip(to_unit, solids)], 1)
-    faces = torch.tensor((_FACE_LABELS, _FACE_MATERIALS), device=device)[:, None].expand(-1, number, -1)
+    centre = torch.nn.functional.pad(room[:, 2:], (2, 0))
+    upright = torch.eye(3, device=device).expand(number, 3, 3)
+    box = torch.cat((_to_unit(centre, upright, room), room), 1)[:, None]
+    rows = [torch.cat((unit, s.half), -1) for unit, s in zip(to_unit, solids, strict=True)]
+    rows = torch.cat([box.expand(-1, FACES, -1), *rows], 1)
+    faces = torch.tensor((_FACE_LABELS, _FACE_MATERIALS), device=device)
+    faces = faces[:, None].expand(-1, number, -1)
     label = torch.cat([faces[0]] + [s.label for s in solids], 1)
     material = torch.cat([faces[1]] + [s.material for s in solids], 1)
     first = [FACES]
@@ -119,6 +124,11 @@ def _apply(matrix, vector):
     """Multiply matrices, nine rows (9, ...), with vectors (3, ...), element by element."""
     rows = matrix.unflatten(0, (3, 3))
     return (rows[:, 0] * vector[0]).addcmul_(rows[:, 1], vector[1]).addcmul_(rows[:, 2], vector[2])
+
+
+def _into(table, points):
+    """Take one point per scene (N, 3) into the frames of all its solids (N, P, 3)."""
+    return (table[..., :9].unflatten(-1, (3, 3)) * points[:, None, None]).sum(-1) + table[..., 9:]
 
 
 def list_candidates(mask):
@@ -168,34 +178,40 @@ def tiles_in_view(world, camera, k, height, width, tile):
     """
     Return, for each shape, the Candidates of every tile of the image.
 
-    :param tile: side of the square tiles in pixels; groups are numbered row by row, scene by scene.
+     :param tile: side of the square tiles in pixels; groups are numbered row by row, scene by
+        scene.
     """
     result = []
     down, across = -(-height // tile), -(-width // tile)
     device = k.device
     left = torch.arange(across, device=device) * tile - 1.0
     top = torch.arange(down, device=device) * tile - 1.0
-    signs = torch.tensor([[i, j, l] for i in (-1, 1) for j in (-1, 1) for l in (-1, 1)],
+    signs = torch.tensor([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)],
                          dtype=torch.float32, device=device)
+    turn = camera.rotation[:, None]
+    focal, middle = k[:, 0, 0, None, None], k[:, :2, 2, None, None]
     for s in world.solids:
-        centre = (camera.rotation[:, None] * (s.centre - camera.position[:, None])[..., None, :]).sum(-1)
-        axes = (camera.rotation[:, None, :, :, None] * s.rotation[:, :, None]).sum(-2) * s.half[..., None, :]
+        offset = s.centre - camera.position[:, None]
+        centre = (turn * offset[..., None, :]).sum(-1)
+        axes = (turn[..., None] * s.rotation[:, :, None]).sum(-2) * s.half[..., None, :]
         corners = centre[:, :, None] + (axes[:, :, None] * signs[:, None]).sum(-1)
         z = corners[..., 2]
         behind = z < _NEAR
-        u, v = (corners[..., i] / z.clamp(min=_NEAR) * k[:, 0, 0, None, None] + k[:, i, 2, None, None]
-                for i in (0, 1))
-        some, every = behind.any(-1), behind.all(-1)
-        shown = s.present & ~every
-
-        def overlaps(value, start):
-            low = torch.where(some, -1e9, value.amin(-1))[:, None]
-            high = torch.where(some, 1e9, value.amax(-1))[:, None]
-            return (low <= start[:, None] + tile + 1) & (high >= start[:, None])
-
-        mask = (overlaps(v, top) & shown[:, None])[:, :, None] & overlaps(u, left)[:, None]
+        scale = focal / z.clamp(min=_NEAR)
+        u, v = (corners[..., i] * scale + middle[:, i] for i in (0, 1))
+        # What reaches behind the camera may show anywhere.
+        some, shown = behind.any(-1), s.present & ~behind.all(-1)
+        mask = (_overlaps(v, some, top, tile) & shown[:, None])[:, :, None]
+        mask = mask & _overlaps(u, some, left, tile)[:, None]
         result.append(list_candidates(mask.flatten(0, 2)))
     return result
+
+
+def _overlaps(value, anywhere, start, tile):
+    """Return which strips of tiles (N, T, P) corners at values (N, P, 8) may reach."""
+    low = torch.where(anywhere, -_FAR, value.amin(-1))[:, None]
+    high = torch.where(anywhere, _FAR, value.amax(-1))[:, None]
+    return (low <= start[:, None] + tile + 1) & (high >= start[:, None])
 
 
 def first_hits(world, origin, direction, scene, candidates):
@@ -212,12 +228,12 @@ def first_hits(world, origin, direction, scene, candidates):
     leave = -(_apply(box[:9], start) + box[9:12]) * inverse + inverse.abs()
     depth, axis = leave.min(0)
     surface = axis * 2.0 + (unit.gather(0, axis[None])[0] > 0)
-    for shape, table, first, listed in zip(SHAPES, world.to_unit, world.first, candidates):
+    for shape, table, first, listed in world.each(candidates):
         groups = _Sorted(listed)
         if not groups.active:
             continue
         # The camera in every solid's unit frame: shared by all rays.
-        eye = (table[..., :9].unflatten(-1, (3, 3)) * origin[:, None, None]).sum(-1) + table[..., 9:]
+        eye = _into(table, origin)
         base = groups.sort(scene * table.shape[1])
         table = stacked(table[..., :9], eye)
         near, step = _nearest(shape, table, base, groups, groups.sort(direction))
@@ -265,9 +281,9 @@ def near_rays(world, points, target, active, slack):
     radius = radius.reshape(number, -1, 1)
     active = active.reshape(number, -1, 1)
     result = []
-    for solids, table in zip(world.solids, world.to_unit):
+    for solids, table in zip(world.solids, world.to_unit, strict=True):
         matrix, shift = table[..., :9].unflatten(-1, (3, 3)), table[..., 9:]
-        goal = (matrix * target[:, None, None]).sum(-1) + shift
+        goal = _into(table, target)
         enter = leave = None
         for i in range(3):
             row = matrix[:, None, :, i]
@@ -288,11 +304,11 @@ def near_rays(world, points, target, active, slack):
     return result
 
 
-def light_reaching(world, points, target, surface, scene, candidates, size, near=0.012):
+def light_reaching(world, points, target, surface, scene, candidates, size, near=0.02):
     """
     Return how much light of a lamp reaches points, 0..1, shape (R, G).
 
-    :param points: (3, R, G) metres; target: (N, 3) the lamp; surface: (R, G) what the points lie on.
+    :param points: (3, R, G) metres; surface: (R, G) what they lie on; target: (N, 3) the lamp.
     :param size: metres; the lamp's extent. A ray that misses a solid by less than the penumbra's
         width there is dimmed, which gives soft edges that harden toward the contact.
     :param near: metres; the penumbra's width at the point itself.
@@ -302,11 +318,11 @@ def light_reaching(world, points, target, surface, scene, candidates, size, near
     """
     distance = (columns(target.T.contiguous(), scene) - points).square().sum(0).sqrt()
     clear = torch.ones_like(distance)
-    for shape, table, first, listed in zip(SHAPES, world.to_unit, world.first, candidates):
+    for shape, table, first, listed in world.each(candidates):
         groups = _Sorted(listed)
         if not groups.active:
             continue
-        goal = (table[..., :9].unflatten(-1, (3, 3)) * target[:, None, None]).sum(-1) + table[..., 9:]
+        goal = _into(table, target)
         base = groups.sort(scene * table.shape[1])
         table = stacked(table, goal)
         start, owner = groups.sort(points), groups.sort(surface) - first
@@ -317,7 +333,8 @@ def light_reaching(world, points, target, surface, scene, candidates, size, near
             origin = _apply(row[:9], start[..., :n]).add_(row[9:12])
             low, high = interval(shape, origin, row[12:] - origin)
             low = low.clamp_(min=0)
-            passed = (low - high.clamp_(max=0.98)).mul_(length[:, :n]).div_(low.mul_(size).add_(near))
+            passed = (low - high.clamp_(max=0.98)).mul_(length[:, :n])
+            passed.div_(low.mul_(size).add_(near))
             # Never below 0 is seen to by the last step; the own solid passes everything.
             passed.add_(torch.eq(owner[:, :n], solid, out=torch.empty_like(passed)), alpha=1e9)
             torch.minimum(light[:, :n], passed, out=light[:, :n])

@@ -15,21 +15,24 @@ from typing import NamedTuple
 import torch
 
 _TRIES = 16
+# Chairs that stand free, and pieces of clutter on the floor, at most.
+CHAIRS = 3
+CLUTTER = 7
 
 # Probability of each piece by style of room; columns: bedroom, living room, study, dining, studio.
 _STYLE_SHARES = (0.30, 0.22, 0.18, 0.12, 0.18)
 _CHANCES = {
     'bed': (1.00, 0.00, 0.10, 0.00, 0.85),
     'second_bed': (0.45, 0.00, 0.00, 0.00, 0.10),
-    'sofa': (0.20, 1.00, 0.40, 0.30, 0.70),
-    'second_sofa': (0.05, 0.60, 0.05, 0.10, 0.10),
+    'sofa': (0.25, 1.00, 0.45, 0.35, 0.75),
+    'second_sofa': (0.15, 0.70, 0.20, 0.25, 0.25),
     'desk': (0.45, 0.20, 1.00, 0.20, 0.55),
     'tv_stand': (0.45, 0.85, 0.25, 0.45, 0.65),
     'bookshelf': (0.65, 0.80, 0.95, 0.60, 0.75),
     'second_bookshelf': (0.25, 0.45, 0.75, 0.35, 0.30),
     'cabinet': (0.80, 0.40, 0.40, 0.70, 0.55),
     'sideboard': (0.60, 0.50, 0.40, 0.70, 0.35),
-    'dining_table': (0.00, 0.35, 0.25, 1.00, 0.45),
+    'dining_table': (0.15, 0.50, 0.35, 1.00, 0.60),
 }
 # Width, depth and height in metres (low, high) of each piece.
 _SIZES = {
@@ -43,7 +46,7 @@ _SIZES = {
     'second_bookshelf': ((0.6, 1.2), (0.26, 0.38), (0.8, 2.0)),
     'cabinet': ((0.7, 1.7), (0.45, 0.65), (1.5, 2.2)),
     'sideboard': ((0.8, 1.6), (0.38, 0.55), (0.7, 1.1)),
-    'dining_table': ((0.8, 1.6), (0.75, 1.0), (0.7, 0.78)),
+    'dining_table': ((0.8, 1.7), (0.75, 1.05), (0.7, 0.78)),
 }
 
 
@@ -177,9 +180,9 @@ class _Planner:
         yaw = quarter + self.dice.uniform(name + '.turn', _TRIES, low=-turned, high=turned)
         place = self.dice.uniform(name + '.place', _TRIES, 2, low=-1.0, high=1.0)
         place = place * (self.half[:, None] - 0.15)
-        candidates = Footing(
-            place[..., 0], place[..., 1], yaw, width, depth, height,
-            torch.ones_like(wall := torch.full_like(quarter, -1).long()).bool(), wall)
+        nowhere = torch.full(yaw.shape, -1, device=yaw.device)
+        candidates = Footing(place[..., 0], place[..., 1], yaw, width, depth, height,
+                             nowhere < 0, nowhere)
         item = self.choose(candidates, wanted, margin)
         self.keep(item)
         return item
@@ -217,7 +220,7 @@ def _draw_size(dice, name, ranges, count=1):
 
 
 def _join(*items):
-    return type(items[0])(*(torch.cat(fields, 1) for fields in zip(*items)))
+    return type(items[0])(*(torch.cat(fields, 1) for fields in zip(*items, strict=True)))
 
 
 def _style(dice):
@@ -296,17 +299,18 @@ def _coffee_table(planner, sofa, owner):
     height = dice.uniform('coffee.height', 1, 1, low=0.35, high=0.5)
     y = (sofa.depth[..., None] + depth) / 2 + dice.uniform('coffee.gap', 1, 1, low=.25, high=.5)
     turn = dice.uniform('coffee.turn', 1, 1, low=-0.15, high=0.15)
-    wanted = dice.chance('coffee', 1, 1, p=0.8)
+    wanted = dice.chance('coffee', 1, 1, p=0.9)
     return planner.attach(sofa, owner, (y * 0, y), (width, depth, height), turn, wanted)
 
 
-def _hang(plan_half, dice, name, size, z, chance, taken):
+def _hang(plan_half, dice, name, size, z, chance, taken, avoid=()):
     """
     Hang pieces on walls where nothing hangs and nothing tall stands.
 
     :param size: width and height, each (N, K).
     :param z: centre heights (N, K).
     :param taken: list of (wall, along, half width, bottom, top), each (N, I); appended to.
+    :param avoid: more of these, for these pieces alone.
     """
     width, height = size
     pieces = []
@@ -315,8 +319,9 @@ def _hang(plan_half, dice, name, size, z, chance, taken):
         _, _, _, length = wall_frame(wall, plan_half)
         reach = length - width[:, k:k + 1] / 2 - 0.1
         along = dice.uniform(f'{name}{k}.along', _TRIES, low=-1.0, high=1.0) * reach
-        bottom, top = z[:, k:k + 1] - height[:, k:k + 1] / 2, z[:, k:k + 1] + height[:, k:k + 1] / 2
-        others = [torch.cat(fields, 1)[:, None] for fields in zip(*taken)]
+        tall = height[:, k:k + 1] / 2
+        bottom, top = z[:, k:k + 1] - tall, z[:, k:k + 1] + tall
+        others = [torch.cat(fields, 1)[:, None] for fields in zip(*taken, *avoid, strict=True)]
         clash = (wall[..., None] == others[0])
         apart = width[:, k:k + 1, None] / 2 + others[2] + 0.06
         clash &= (along[..., None] - others[1]).abs() < apart
@@ -331,8 +336,19 @@ def _hang(plan_half, dice, name, size, z, chance, taken):
     return _join(*pieces)
 
 
-def _hangings(dice, half, height, items):
-    taken = []
+def _near_walls(zone, half):
+    """Return the stretches of wall that are close to the camera's zone, as `_hang` takes them."""
+    wall = torch.arange(4, device=half.device).expand(len(half), -1)
+    nx, ny, distance, _ = wall_frame(wall, half)
+    size = footprint(zone)
+    gap = distance + zone.x * nx + zone.y * ny - torch.where(nx == 0, size[..., 1], size[..., 0])
+    along = zone.x * ny - zone.y * nx
+    return (torch.where(gap < 0.5, wall, -1), along,
+            torch.where(nx == 0, size[..., 0], size[..., 1]), 0 * gap, 0 * gap + 9)
+
+
+def _hangings(dice, half, height, zone, items):
+    taken, near = [], [_near_walls(zone, half)]
     for item in items.values():
         if item.wall.shape[1] == 1:
             along = _along(item)
@@ -345,18 +361,22 @@ def _hangings(dice, half, height, items):
                 dice.uniform(name + '.height', count, low=tall[0], high=tall[1]))
 
     result = {}
-    spread = size('window', 3, (0.8, 2.0), (0.9, 1.5))
+    spread = size('window', 3, (0.7, 1.8), (0.9, 1.4))
     bottom = dice.uniform('window.bottom', 3, low=0.55, high=1.0)
     spread = (spread[0], torch.minimum(spread[1], ceiling - 0.2 - bottom))
     result['window'] = _hang(half, dice, 'window', spread, bottom + spread[1] / 2,
-                             (1.0, 0.75, 0.4), taken)
+                             (0.9, 0.5, 0.2), taken)
     wide = dice.uniform('wall_tv.width', 1, low=0.8, high=1.5)
     result['wall_tv'] = _hang(half, dice, 'wall_tv', (wide, wide * 0.58),
                               dice.uniform('wall_tv.z', 1, low=1.1, high=1.6), (0.35,), taken)
     board = size('wall_shelf', 2, (0.6, 1.3), (0.3, 0.36))
     result['wall_shelf'] = _hang(half, dice, 'wall_shelf', board,
                                  dice.uniform('wall_shelf.z', 2, low=1.2, high=1.8),
-                                 (0.6, 0.5), taken)
+                                 (0.6, 0.5), taken, near)
+    cupboard = size('wall_cabinet', 2, (0.7, 1.8), (0.45, 0.75))
+    result['wall_cabinet'] = _hang(half, dice, 'wall_cabinet', cupboard,
+                                   dice.uniform('wall_cabinet.z', 2, low=1.65, high=1.85),
+                                   (0.35, 0.2), taken, near)
     frame = size('picture', 6, (0.35, 1.2), (0.35, 0.9))
     result['picture'] = _hang(half, dice, 'picture', frame,
                               dice.uniform('picture.z', 6, low=1.3, high=1.75),
@@ -402,12 +422,12 @@ def plan_rooms(dice):
         elif name == 'dining_table':
             items['dining_chair'] = _seats(
                 planner, items['dining_table'], (owner,), 'dining_chair', (0, 1, 2, 3), 0.85)
-    for k in range(2):
+    for k in range(CHAIRS):
         size = _draw_size(dice, f'chair{k}', ((0.45, 0.7), (0.45, 0.6), (0.8, 1.05)))
         items[f'chair{k}'] = planner.anywhere(
             f'chair{k}', size, dice.chance(f'chair{k}', 1, p=0.7), turned=0.78)
-    for k in range(5):
-        size = _draw_size(dice, f'clutter{k}', ((0.2, 0.45), (0.2, 0.45), (0.15, 0.6)))
+    for k in range(CLUTTER):
+        size = _draw_size(dice, f'clutter{k}', ((0.2, 0.5), (0.2, 0.5), (0.15, 0.6)))
         items[f'clutter{k}'] = planner.anywhere(
             f'clutter{k}', size, dice.chance(f'clutter{k}', 1, p=0.65), turned=0.78)
-    return Plan(half, height, zone, items, _hangings(dice, half, height, items))
+    return Plan(half, height, zone, items, _hangings(dice, half, height, zone, items))

@@ -42,11 +42,11 @@ def _develop(light, dice):
 
 def _blur(image, dice):
     """Blur by defocus and by motion along a line; most images by little."""
-    number, _, height, width = image.shape
+    number, _, _, width = image.shape
     scale = width / 192
-    defocus = 0.3 + 0.9 * dice.uniform('sensor.defocus') ** 4
-    moving = dice.chance('sensor.motion', p=0.25)
-    length = torch.where(moving, dice.uniform('sensor.motion_length', low=0.5, high=3.0), 0.0)
+    defocus = 0.3 + 0.6 * dice.uniform('sensor.defocus') ** 4
+    moving = dice.chance('sensor.motion', p=0.2)
+    length = torch.where(moving, dice.uniform('sensor.motion_length', low=0.5, high=2.4), 0.0)
     angle = dice.uniform('sensor.motion_angle', high=math.pi)
     steps = torch.arange(_KERNEL, device=image.device) - _KERNEL // 2
     y, x = torch.meshgrid(steps, steps, indexing='ij')
@@ -54,10 +54,11 @@ def _blur(image, dice):
     along, across = (x * c + y * s), (y * c - x * s)
     spread = (defocus * scale ** 0.5)[:, None, None]
     reach = (length * scale)[:, None, None] / 2
-    kernel = torch.exp(-((along.abs() - reach).clamp(min=0) ** 2 + across ** 2) / (2 * spread ** 2))
+    away = (along.abs() - reach).clamp(min=0) ** 2 + across ** 2
+    kernel = torch.exp(-away / (2 * spread ** 2))
     kernel = kernel / kernel.sum((1, 2), keepdim=True)
     padded = functional.pad(image, (_KERNEL // 2,) * 4, mode='replicate')
-    kernel = kernel[:, None, None].expand(-1, 3, -1, -1, -1).reshape(number * 3, 1, _KERNEL, _KERNEL)
+    kernel = kernel.repeat_interleave(3, 0)[:, None]
     blurred = functional.conv2d(padded.reshape(1, number * 3, *padded.shape[2:]), kernel,
                                 groups=number * 3)
     return blurred.reshape(image.shape)
@@ -65,7 +66,7 @@ def _blur(image, dice):
 
 def _noise(image, dice, time):
     """Add noise of the sensor: a constant part and a part that grows with the light."""
-    number, _, height, width = image.shape
+    _, _, height, width = image.shape
     frame = dice.bits(f'sensor.noise.{time:.6f}')[:, None]
     count = torch.arange(3 * height * width, device=image.device)
     bits = mix(count + frame * 0x9E3779)
@@ -73,8 +74,8 @@ def _noise(image, dice, time):
     total = (bits & 0xFF00FF) + ((bits >> 8) & 0xFF00FF)
     total = (total & 0xFFFF) + (total >> 16)
     normal = ((total.to(torch.float32) - 510.0) / 147.8).reshape(image.shape)
-    floor = 0.002 + 0.022 * dice.uniform('sensor.read_noise') ** 3
-    shot = 0.002 + 0.03 * dice.uniform('sensor.shot_noise') ** 2
+    floor = 0.002 + 0.018 * dice.uniform('sensor.read_noise') ** 3
+    shot = 0.002 + 0.024 * dice.uniform('sensor.shot_noise') ** 2
     deviation = floor[:, None, None, None] + shot[:, None, None, None] * image.clamp(min=0).sqrt()
     return image + normal * deviation
 
@@ -95,7 +96,8 @@ def _compress(image, dice):
     """
     number, _, height, width = image.shape
     rows, columns = -(-height // 8), -(-width // 8)
-    padded = functional.pad(image, (0, columns * 8 - width, 0, rows * 8 - height), mode='replicate')
+    padded = functional.pad(image, (0, columns * 8 - width, 0, rows * 8 - height),
+                            mode='replicate')
     red, green, blue = padded.unbind(1)
     luma = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
     planes = torch.stack((luma, blue - luma, red - luma), 1)

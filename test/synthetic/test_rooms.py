@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from mtan_perception.synthetic.camera import place_camera
-from mtan_perception.synthetic.furniture import BOX, CYLINDER, ELLIPSOID, furnish
+from mtan_perception.synthetic.furniture import furnish
 from mtan_perception.synthetic.hashing import Dice
+from mtan_perception.synthetic.parts import BOX, CYLINDER, ELLIPSOID
 from mtan_perception.synthetic.rooms import footprint, plan_rooms
 
-SCENES = 200
+SCENES = 120
 # Placed relative to another piece, which they may overlap: chairs stand under their table.
 ATTACHED = ('nightstand', 'coffee_table', 'desk_chair', 'dining_chair')
 
@@ -32,7 +33,8 @@ def test_furniture_lies_in_the_room_and_does_not_overlap(rooms):
     present = torch.cat([p.present for p in pieces], 1)
     over = (centre.abs() + half - plan.half[:, None]).amax(-1)
     assert over[present].max() < 1e-3
-    gap = ((centre[:, :, None] - centre[:, None]).abs() - half[:, :, None] - half[:, None]).amax(-1)
+    apart = (centre[:, :, None] - centre[:, None]).abs()
+    gap = (apart - half[:, :, None] - half[:, None]).amax(-1)
     both = present[:, :, None] & present[:, None] & ~torch.eye(len(present[0])).bool()
     assert gap[both].min() > 0.0
     # Rooms are furnished: the zone, then on average at least six pieces.
@@ -48,14 +50,15 @@ def test_the_camera_keeps_clear_of_everything_at_all_times(rooms):
         middle = torch.nn.functional.pad(plan.height[:, None] / 2, (2, 0))
         assert (room - (position - middle).abs()).min() > 0.25
         for s in solids:
-            local = (s.rotation.transpose(-1, -2) @ (position[:, None] - s.centre)[..., None])[..., 0]
+            offset = (position[:, None] - s.centre)[..., None]
+            local = (s.rotation.transpose(-1, -2) @ offset)[..., 0]
             distance = (local.abs() - s.half).clamp(min=0).norm(dim=-1)
             assert distance[s.present].min() > 0.1
 
 
 def test_the_camera_moves_smoothly(rooms):
     dice, plan, _ = rooms
-    views = [place_camera(plan, dice, 2.0 + i / 30) for i in range(60)]
+    views = [place_camera(plan, dice, 2.0 + i / 30) for i in range(20)]
     position = torch.stack([view.position for view in views])
     rotation = torch.stack([view.rotation for view in views])
     speed = position.diff(dim=0).norm(dim=-1) * 30
@@ -64,7 +67,7 @@ def test_the_camera_moves_smoothly(rooms):
     cosine = ((rotation[1:] * rotation[:-1]).sum((-1, -2)) - 1) / 2
     assert torch.acos(cosine.clamp(-1, 1)).max() * 30 < math.radians(30)
     # It does move.
-    assert (position[-1] - position[0]).norm(dim=-1).median() > 0.05
+    assert (position[-1] - position[0]).norm(dim=-1).median() > 0.02
 
 
 def test_the_cameras_axes_are_those_of_the_optical_frame(rooms):
