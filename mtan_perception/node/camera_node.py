@@ -6,7 +6,6 @@ A ROS camera from what is at hand: a webcam, a video, images, or a synthetic roo
 source -> producer thread prepares the next frame -> publisher thread keeps the pace.
 """
 
-import os
 import queue
 import sys
 import threading
@@ -36,6 +35,7 @@ from mtan_perception.node.camera_sources import (
     SourceOptions,
 )
 from mtan_perception.node.image_codec import encode_image, to_uint8_array
+from mtan_perception.node.process import leave
 
 STOP_TIMEOUT = 0.3
 """How long an ending node waits for the frame being prepared, in seconds."""
@@ -318,13 +318,7 @@ def main(args: list[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     node.close()
-    node.destroy_node()
-    try_shutdown()
-    # Nothing is left to save. The interpreter's own way out takes a second where torch is loaded,
-    # and may abort where a frame is still being rendered or waited for.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(int(node.failed))
+    leave(node, int(node.failed))
 
 
 if __name__ == '__main__':

@@ -8,7 +8,6 @@ image topic -> callback keeps the newest -> worker thread: decode, infer, fill, 
 
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-import os
 import sys
 import time
 from typing import NamedTuple
@@ -30,10 +29,11 @@ from mtan_perception.node import parameters as parameter_table
 from mtan_perception.node.diagnostics import diagnostic_array, Statistics
 from mtan_perception.node.image_codec import decode_compressed, decode_image, ImageError
 from mtan_perception.node.outputs import camera_info_fault, Outputs
+from mtan_perception.node.process import leave
 from mtan_perception.node.worker import Worker
 from mtan_perception.tasks import select_tasks
 
-STOP_TIMEOUT = 1.5
+STOP_TIMEOUT = 1.0
 """How long an ending node waits for the frame in flight, in seconds."""
 DIAGNOSTICS_PERIOD = 1.0
 
@@ -72,13 +72,9 @@ class MtanNode(LifecycleNode):
             # From the executor, so that the node already answers while it is being configured.
             self._autostart_timer = self.create_timer(0.0, self._autostart)
 
-    def close(self) -> bool:
-        """
-        End the worker.
-
-        :returns: whether it ended in time; a forward pass cannot be interrupted.
-        """
-        return self._worker.stop(STOP_TIMEOUT)
+    def close(self) -> None:
+        """End the worker, unless the frame in flight takes too long."""
+        self._worker.stop(STOP_TIMEOUT)
 
     # -- Lifecycle ---------------------------------------------------------------------------
 
@@ -306,9 +302,9 @@ def _apply_settings(engine, settings) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """
-    Run the node until SIGINT or SIGTERM.
+    Run the node until SIGINT or SIGTERM, then end the process with exit code 0.
 
-    :returns: 0; 1 where the node could not start, with the reason on stderr.
+    :returns: 1, where the node could not start, with the reason on stderr.
     """
     rclpy.init(args=args)
     try:
@@ -321,16 +317,8 @@ def main(args: list[str] | None = None) -> int:
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    ended = node.close()
-    if not ended:
-        # A forward pass is still running. The interpreter would take it down in mid-flight and
-        # abort; nothing is left to save, so leave without it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-    node.destroy_node()
-    try_shutdown()
-    return 0
+    node.close()
+    leave(node)
 
 
 if __name__ == '__main__':
