@@ -30,6 +30,7 @@ from mtan_perception.training.report import (
     table,
     write_report,
 )
+from mtan_perception.training.rooms import render_packed
 
 TWO = {SEGMENTATION: 2, DEPTH: 1, NORMAL: 3}
 TWO_LABELS = LabelSet('two', ('left', 'right'), ((255, 0, 0), (0, 0, 255)))
@@ -142,6 +143,16 @@ def test_depth_is_corrected_by_the_focal_length(focal, learnt, scale, expected):
     depth = np.full((2, 2), 2.0, np.float32)
     predictor = Predictor([truth_of(frame, depth=depth, scale=scale)], card)
     assert evaluate(predictor, [('a', frame)], {DEPTH: 1}).result()[DEPTH]['abs'] == 0
+
+
+def test_depth_as_the_trainer_teaches_it_is_judged_right(rooms):
+    """The correction undoes what training does to the depth of each room."""
+    depth = render_packed(range(7, 9), (24, 32), 30.0)[DEPTH][:, 0].float().numpy()
+    predictions = [truth_of(room, depth=z) for (_, room), z in zip(rooms, depth, strict=True)]
+    predictor = Predictor(predictions, replace(COMPACT, focal_length=30.0))
+    assert evaluate(predictor, rooms, {DEPTH: 1}).result()[DEPTH]['rel'] < 1e-3
+    first = rooms[0][1]
+    assert abs(first['intrinsics'][0, 0] / 30 - 1) > 0.05  # so there was something to correct
 
 
 def test_depth_without_metres_is_not_corrected():
