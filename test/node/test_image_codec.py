@@ -3,6 +3,7 @@
 """Decoding and encoding of image messages."""
 
 import struct
+import logging
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -152,6 +153,8 @@ def test_a_cv_bridge_that_does_not_load_is_reported_and_done_without(monkeypatch
             raise AttributeError('_ARRAY_API not found')
 
     monkeypatch.setitem(sys.modules, 'cv_bridge', BrokenModule('cv_bridge'))
+    # Where pytest has ROS's plugins, they have loaded launch, which silences other loggers.
+    monkeypatch.setattr(logging.getLogger(image_codec.__name__), 'propagate', True)
     image_codec._cv_bridge.cache_clear()
     try:
         decoded = decode_image(image_message(np.zeros((HEIGHT, 2 * WIDTH), np.uint8), 'yuyv'))
