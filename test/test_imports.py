@@ -32,6 +32,7 @@ USUAL = {'torch', 'numpy', 'safetensors'}
 LIBRARIES = {
     'network': {'torch'},
     'tasks': set(),
+    'threads': set(),
     'labels': {'numpy'},
     'geometry': {'numpy'},
     'visualization': {'numpy', 'cv2'},

@@ -109,9 +109,6 @@ def _check_folder(option: str, folder: Path) -> None:
 
 def _evaluate(args: argparse.Namespace):
     """Return the Evaluation of weights on data, what to say about it, and the classes."""
-    # Threads that wait in a loop for each other stand still when cores are shared; this must be
-    # set before torch is imported.
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     from mtan_perception.inference import Engine
     from mtan_perception.labels import generic
     from mtan_perception.training.evaluation import choose_tasks, corrects_depth, evaluate
