@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import sys
 
 from mtan_perception import __version__
-from mtan_perception.cli import evaluate, import_checkpoint, info, predict, train
+from mtan_perception.cli import evaluate, import_checkpoint, info, predict, prepare, train
+from mtan_perception.threads import share_cores
 
-COMMANDS = (evaluate, import_checkpoint, info, predict, train)
+COMMANDS = (evaluate, import_checkpoint, info, predict, prepare, train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in COMMANDS:
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
+    share_cores()
     try:
         args.run(args)
     except (OSError, ValueError) as error:  # our own errors are ValueErrors, made to be read
