@@ -154,7 +154,7 @@ def place_camera(plan, dice, time=0.0):
     height = torch.where(low, 0.4 + 0.6 * level, 1.05 + 0.85 * level)
     height = torch.minimum(height, plan.height - 0.62)
     pitch = dice.uniform('camera.pitch', 2).mean(1)
-    pitch = torch.deg2rad(torch.where(low, -14 + 26 * pitch, -32 + 42 * pitch))
+    pitch = torch.deg2rad(torch.where(low, -14 + 26 * pitch, -34 + 42 * pitch))
     roll = torch.deg2rad(9 * (dice.uniform('camera.roll', 2, low=-1.0).mean(1)))
     yaw = _look(plan, dice, position(0.0), height, fov)
     # The head turns, nods and bobs as sines of time that vanish at 0.

@@ -212,7 +212,8 @@ def _cabinet(parts, item, name):
     dice, k = parts.dice, item.x.shape[1]
     pose, (w, d, h) = _pose(item), _size(item)
     wood, knob = parts.material(M_WOOD, k), parts.material(M_PLAIN, k)
-    front = torch.where(dice.chance(name + '.same', 1)[0], wood, parts.material(M_WOOD, k))
+    front = torch.where(dice.chance(name + '.same', k, 1), wood[:, None],
+                        parts.material(M_WOOD, k)[:, None])
     foot = dice.uniform(name + '.foot', k, 1, low=0.03, high=0.12)
     parts.add(BOX, FURNITURE, wood, pose, (0, 0, (h + foot) / 2), (w / 2, d / 2, (h - foot) / 2))
     parts.add(BOX, FURNITURE, knob, pose, (0, 0, foot / 2),
@@ -308,7 +309,7 @@ def _chair(parts, item, name):
     pose, (w, d, h) = _pose(item), _size(item)
     # Chairs of one table look alike.
     wood = parts.material(M_WOOD).expand(k)
-    cloth = torch.where(dice.chance(name + '.padded', 1)[0], parts.material(M_FABRIC), wood)
+    cloth = torch.where(dice.chance(name + '.padded', 1, 1), parts.material(M_FABRIC), wood[:, None])
     seat = dice.uniform(name + '.seat', 1, 1, low=0.42, high=0.48).expand(-1, k, -1)
     thick = dice.uniform(name + '.thick', 1, 1, low=0.015, high=0.05)
     parts.add(BOX, CHAIR, cloth, pose, (0, 0, seat - thick), (w / 2, d / 2, thick))

@@ -8,6 +8,8 @@ and untouched by torch's own generator. Two draws with one name give the same nu
 of calls does not matter either.
 """
 
+from functools import lru_cache
+import math
 import zlib
 
 import torch
@@ -30,13 +32,20 @@ def mix(value):
     return value ^ (value >> 15)
 
 
+@lru_cache(maxsize=1024)
+def _stream(name, count, device):
+    """Return `count` well mixed numbers that only the name decides."""
+    counter = torch.arange(1, count + 1, device=device)
+    return mix(mix(counter) + zlib.crc32(name.encode()))
+
+
 class Dice:
     """Draws for a batch of scenes: the same name gives the same numbers for the same seed."""
 
     def __init__(self, seeds):
         """Take the seeds, an int64 tensor (N,); all 64 bits count."""
         self.seeds = seeds
-        self._state = mix(mix(seeds) + 0x632BE59B * mix(seeds >> 32))
+        self._state = mix(mix(seeds) + 0x632BE59B * mix(seeds >> 32))[:, None]
 
     @property
     def device(self):
@@ -45,12 +54,8 @@ class Dice:
 
     def bits(self, name, *shape):
         """Return int64 (N, *shape) in 0..2**32 - 1."""
-        count = 1
-        for size in shape:
-            count *= size
-        counter = torch.arange(1, count + 1, device=self.device)
-        stream = mix(self._state ^ zlib.crc32(name.encode()))
-        return mix(stream[:, None] + mix(counter)[None]).reshape(len(self.seeds), *shape)
+        stream = _stream(name, math.prod(shape), self.device)
+        return mix(self._state ^ stream).reshape(len(self.seeds), *shape)
 
     def uniform(self, name, *shape, low=0.0, high=1.0):
         """Return float32 (N, *shape) in [low, high)."""

@@ -66,40 +66,41 @@ class Parts:
         """
         Add parts.
 
-        :param material: numbers (K,), or (K, M), or (1,).
+        :param material: numbers (K,), (K, M) or (N, K, M).
         :param centre: x, y, z in the piece's frame; half: half sizes; numbers or (N, K, M).
         :param tilt: rotation about the part's x axis; lean: about y; spin: about z; radians.
         :param casts: whether the part throws a shadow.
         """
         x, y, z = centre
         c, s = torch.cos(pose.yaw), torch.sin(pose.yaw)
-        device = self.dice.device
         values = (pose.x + c * x - s * y, pose.y + s * x + c * y, pose.z + z, *half,
                   tilt, lean, pose.yaw + spin)
-        values = [torch.as_tensor(v, dtype=torch.float32, device=device) for v in values]
-        present = pose.present & torch.as_tensor(present, device=device)
-        *values, present = torch.broadcast_tensors(*values, present)
-        material = (material if material.dim() == 2 else material[:, None]).expand(
-            values[0].shape[1:])
-        flat = [v.flatten(1) for v in values]
-        number = flat[0].shape[1]
+        present = pose.present & present
+        shapes = [v.shape for v in (present, *values) if isinstance(v, torch.Tensor)]
+        size = [max(sizes) for sizes in zip(*shapes, strict=True)]
+        rows = c.new_empty(*size, len(values))
+        for i, value in enumerate(values):
+            rows[..., i] = value
+        material = material[:, None] if material.dim() == 1 else material
         self._parts[shape].append((
-            torch.stack(flat, -1), present.flatten(1),
-            torch.full((number,), label, device=device), material.reshape(-1),
-            torch.full((number,), casts, device=device)))
+            rows.flatten(1, 2), present.expand(size).flatten(1),
+            material.expand(size).flatten(1), label, casts))
 
     def solids(self, shape):
         """Return the Solids of one shape, absent ones squeezed out as far as the batch allows."""
-        rows, present, label, material, casts = zip(*self._parts[shape], strict=True)
-        rows, present = torch.cat(rows, 1), torch.cat(present, 1)
+        rows, present, material, label, casts = zip(*self._parts[shape], strict=True)
+        count = torch.tensor([m.shape[1] for m in material])
+        label, casts = (torch.tensor(v).repeat_interleave(count).to(self.dice.device)
+                        for v in (label, casts))
+        rows, present, material = (torch.cat(v, 1) for v in (rows, present, material))
         present = present & (rows[..., 3:6] > 1e-4).all(-1)
         count = max(1, int(present.sum(1).max()))
         order = torch.argsort(present.to(torch.int8), dim=1, descending=True, stable=True)
         order = order[:, :count]
         rows = rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2]))
-        label, material, casts = (torch.cat(v)[order] for v in (label, material, casts))
         return Solids(rows[..., :3], _rotation(*rows[..., 6:].unbind(-1)), rows[..., 3:6],
-                      label, material, present.gather(1, order), casts)
+                      label[order], material.gather(1, order), present.gather(1, order),
+                      casts[order])
 
 
 def _rotation(tilt, lean, yaw):

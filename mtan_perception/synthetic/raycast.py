@@ -31,8 +31,9 @@ class World(NamedTuple):
     The solids of a batch of rooms, ready for rays.
 
     `to_unit`: per shape (N, P, 12), the row-major matrix and the shift that take room
-    coordinates to those in which the solid is the unit cube, cylinder or ball. `rows` (N, S, 15): the same for
-    every surface (six faces of the room, then the solids in order of shape), and half sizes.
+    coordinates to those in which the solid is the unit cube, cylinder or ball. `rows` (N, S, 15):
+    the same for every surface (six faces of the room, then the solids in order of shape), and half
+    sizes.
     """
 
     solids: tuple
@@ -49,7 +50,7 @@ class World(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Solids that the rays of a group may meet: (G, K) numbers, of which `count` (G,) are valid."""
+    """Solids that the rays of a group may meet: (G, K) numbers, `count` (G,) of them valid."""
 
     number: torch.Tensor
     count: torch.Tensor

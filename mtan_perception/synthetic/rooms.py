@@ -20,7 +20,7 @@ CHAIRS = 3
 CLUTTER = 7
 
 # Probability of each piece by style of room; columns: bedroom, living room, study, dining, studio.
-_STYLE_SHARES = (0.30, 0.22, 0.18, 0.12, 0.18)
+_STYLE_SHARES = (0.32, 0.22, 0.15, 0.11, 0.20)
 _CHANCES = {
     'bed': (1.00, 0.00, 0.10, 0.00, 0.85),
     'second_bed': (0.45, 0.00, 0.00, 0.00, 0.10),
@@ -42,10 +42,10 @@ _SIZES = {
     'second_sofa': ((0.8, 1.6), (0.75, 0.95), (0.7, 0.95)),
     'desk': ((1.0, 1.7), (0.55, 0.8), (0.7, 0.78)),
     'tv_stand': ((1.0, 1.8), (0.35, 0.5), (0.35, 0.65)),
-    'bookshelf': ((0.7, 1.5), (0.26, 0.38), (1.2, 2.15)),
+    'bookshelf': ((0.8, 1.7), (0.26, 0.38), (1.2, 2.15)),
     'second_bookshelf': ((0.6, 1.2), (0.26, 0.38), (0.8, 2.0)),
     'cabinet': ((0.7, 1.7), (0.45, 0.65), (1.5, 2.2)),
-    'sideboard': ((0.8, 1.6), (0.38, 0.55), (0.7, 1.1)),
+    'sideboard': ((0.9, 2.0), (0.38, 0.55), (0.7, 1.1)),
     'dining_table': ((0.8, 1.7), (0.75, 1.05), (0.7, 0.78)),
 }
 
@@ -365,7 +365,7 @@ def _hangings(dice, half, height, zone, items):
     bottom = dice.uniform('window.bottom', 3, low=0.55, high=1.0)
     spread = (spread[0], torch.minimum(spread[1], ceiling - 0.2 - bottom))
     result['window'] = _hang(half, dice, 'window', spread, bottom + spread[1] / 2,
-                             (0.9, 0.5, 0.2), taken)
+                             (0.95, 0.55, 0.2), taken)
     wide = dice.uniform('wall_tv.width', 1, low=0.8, high=1.5)
     result['wall_tv'] = _hang(half, dice, 'wall_tv', (wide, wide * 0.58),
                               dice.uniform('wall_tv.z', 1, low=1.1, high=1.6), (0.35,), taken)
@@ -377,10 +377,10 @@ def _hangings(dice, half, height, zone, items):
     result['wall_cabinet'] = _hang(half, dice, 'wall_cabinet', cupboard,
                                    dice.uniform('wall_cabinet.z', 2, low=1.65, high=1.85),
                                    (0.35, 0.2), taken, near)
-    frame = size('picture', 6, (0.35, 1.2), (0.35, 0.9))
+    frame = size('picture', 6, (0.4, 1.3), (0.4, 1.0))
     result['picture'] = _hang(half, dice, 'picture', frame,
                               dice.uniform('picture.z', 6, low=1.3, high=1.75),
-                              (0.9, 0.8, 0.7, 0.6, 0.5, 0.4), taken)
+                              (0.95, 0.85, 0.8, 0.7, 0.6, 0.5), taken)
     return result
 
 
@@ -393,11 +393,11 @@ def _along(item):
 
 def plan_rooms(dice):
     """Return a Plan for each of the dice's scenes."""
-    half = torch.cat((dice.uniform('room.length', 1, low=1.75, high=3.3),
-                      dice.uniform('room.breadth', 1, low=1.6, high=2.6)), 1)
+    half = torch.cat((dice.uniform('room.length', 1, low=1.7, high=3.05),
+                      dice.uniform('room.breadth', 1, low=1.5, high=2.45)), 1)
     swap = dice.chance('room.swap', 1)
     half = torch.where(swap, half.flip(1), half)
-    height = dice.uniform('room.height', low=2.35, high=3.0)
+    height = dice.uniform('room.height', low=2.3, high=2.85)
     planner = _Planner(dice, half, height)
     zone, block = _camera_zone(planner, _corner_block(planner))
     items = {'block': block}

@@ -82,9 +82,10 @@ def test_floor_is_below_and_ceiling_above(frames):
 
 
 def test_a_scene_does_not_depend_on_its_batch():
-    together = render([1, 2, 41], 60, 80)
-    for i, seed in enumerate((1, 2, 41)):
-        for one, all_ in zip(render([seed], 60, 80), together, strict=True):
+    seeds = range(40, 48)
+    together = render(seeds, 48, 64)
+    for i, seed in enumerate(seeds):
+        for one, all_ in zip(render([seed], 48, 64), together, strict=True):
             assert (one[0].float() - all_[i].float()).abs().max() < 1e-4
 
 
