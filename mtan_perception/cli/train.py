@@ -3,8 +3,9 @@
 """``mtan train``: train a network within a budget of time or steps."""
 
 import argparse
-import os
 from pathlib import Path
+
+_OPTIONS = ('data', 'root', 'minutes', 'epochs', 'steps', 'out', 'device', 'seed')
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -19,22 +20,23 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                         help='any key of the configuration, for example learning_rate=0.0005')
     parser.add_argument('--config', type=Path, metavar='FILE.yaml')
     parser.add_argument('--preset', help='a recipe that suits the device: default')
+    parser.add_argument('--data', help='synthetic, nyuv2, cityscapes, cityscapes_19 or folder')
+    parser.add_argument('--root', metavar='FOLDER', help='of the data set; for folder its YAML')
     parser.add_argument('--minutes', type=float, help='length of the training by the clock')
+    parser.add_argument('--epochs', type=float, help='length of the training in epochs')
     parser.add_argument('--steps', type=int, help='length of the training in steps')
     parser.add_argument('--out', metavar='FOLDER', help='made if it does not exist')
     parser.add_argument('--device', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--seed', type=int)
+    parser.add_argument('--seed', type=int, help='of weights, order and rooms (default 0)')
     parser.add_argument('--resume', action='store_true',
                         help='take up the run in --out where it stopped')
 
 
 def run(args: argparse.Namespace) -> None:
     """Train, or go on training."""
-    # Threads that wait in a loop for each other stand still when cores are shared; this must be
-    # set before torch is imported.
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     import torch
 
+    from mtan_perception.training import distributed
     from mtan_perception.training.config import make_config, read_yaml
     from mtan_perception.training.trainer import Trainer
     keys = read_yaml(args.config) if args.config else {}
@@ -43,14 +45,17 @@ def run(args: argparse.Namespace) -> None:
         if not sign:
             raise ValueError(f'{entry!r} is not key=value')
         keys[name] = value
-    for name in ('minutes', 'steps', 'out', 'device', 'seed'):
+    for name in _OPTIONS:
         if getattr(args, name) is not None:
             keys[name] = getattr(args, name)
     device = keys.get('device', 'auto')
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    config = make_config({**keys, 'device': device}, args.preset, device.partition(':')[0])
-    trainer = Trainer(config)
-    if args.resume:
-        trainer.resume()
-    trainer.train()
+    config = make_config(keys, args.preset, 'cuda' if device.startswith('cuda') else 'cpu')
+    try:
+        trainer = Trainer(config)
+        if args.resume:
+            trainer.resume()
+        trainer.train()
+    finally:
+        distributed.stop()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mtan_perception.tasks import DEPTH, NORMAL, NYUV2_TASKS, parse_tasks, SEGMENTATION
+from mtan_perception.tasks import DEPTH, NORMAL, parse_tasks, SEGMENTATION
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,11 @@ class TrainConfig:
     """The keys of a training configuration; each can be set in YAML and on the command line."""
 
     data: str = 'synthetic'
-    """synthetic, or the folder or description of a file data set."""
-    tasks: str = ','.join(f'{name}:{count}' for name, count in NYUV2_TASKS.items())
-    """name:channels of each task."""
+    """synthetic, a data set known by name (nyuv2, ...), or folder for one described in YAML."""
+    root: str = ''
+    """Folder of the data set; for folder its YAML file."""
+    tasks: str = ''
+    """name:channels of the wanted tasks, comma-separated; all that the data set has if empty."""
     architecture: str = 'mtan'
     """mtan, split (hard sharing) or single (a network for each task)."""
     backbone: str = 'resnet18'
@@ -72,17 +74,28 @@ class TrainConfig:
     """Path of a torchvision ResNet state dict for the trunk, or imagenet to fetch one."""
 
     minutes: float = 0.0
-    """Length of the training by time, evaluation included; or give steps."""
+    """Length of the training by time, the last validation included; or give epochs or steps."""
+    epochs: float = 0.0
     steps: int = 0
-    stages: str = '1:288x384:8'
-    """Image sizes and batches in turn, as until:HEIGHTxWIDTH:batch[:reuse]."""
-    focal_length: float = 288.0
-    """Pixels at input_height that synthetic depth is brought to."""
+    stages: str = ''
+    """Image sizes and batches in turn, as until:HEIGHTxWIDTH:batch[:reuse]; if empty one stage
+    of the data set's size and batch 8."""
     input_height: int = 288
+    """The size of synthetic images that the network is meant for."""
     input_width: int = 384
+    focal_length: float = 288.0
+    """Pixels at that size: the camera that synthetic depth is brought to."""
+    pool_gigabytes: float = 2.0
+    """Memory for the rendered frames of a stage."""
+    scales: tuple[float, ...] = (1.0, 1.2, 1.5)
+    """Zooms of file data sets, one drawn for each frame."""
+    flip: float = 0.5
+    jitter: float = 0.0
+    workers: int = 0
+    """Processes that read files."""
 
     optimizer: str = 'adamw'
-    """adamw or sgd."""
+    """adamw, adam or sgd (with momentum 0.9)."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     warm_up: float = 0.04
@@ -95,8 +108,11 @@ class TrainConfig:
     """Share of the steps so far over which weights are averaged; 0 for no averaging."""
 
     weighting: str = 'equal'
+    """equal, fixed, uncertainty, dwa, gls, pcgrad, cagrad or nash."""
+    period: int = 100
+    """Steps of a period of dynamic weight averaging, where the data set has no epochs."""
     losses: Mapping[str, str] = field(default_factory=dict)
-    """task: cross_entropy, l1, relative or cosine, where it should not be the usual one."""
+    """task: cross_entropy, l1, mse, relative or cosine, where it should not be the usual one."""
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     """task: factor, for weighting fixed."""
     class_balance: float = 0.0
@@ -107,15 +123,18 @@ class TrainConfig:
     seed: int = 0
     device: str = 'auto'
     precision: str = 'auto'
-    """fp32, bf16 or fp16; auto: bf16 or fp16 on CUDA."""
+    """fp32, bf16 (mixed) or fp64; auto: bf16 where the device has it, on CPUs fp32."""
     threads: int = 0
     """Threads of the CPU; 0 for one a core."""
     out: str = 'runs/train'
     checkpoint_every: float = 45.0
     """Seconds between checkpoints."""
+    log_every: float = 10.0
+    """Seconds between rows of the log; 0 for every step."""
     validate_every: float = 600.0
     """Seconds between validations."""
     validation_frames: int = 48
+    """At most so many; fewer in a short training on rooms, which have to be rendered."""
 
     def summary(self) -> dict[str, Any]:
         """Return the keys as JSON can hold them."""
@@ -159,8 +178,10 @@ def make_config(overrides: Mapping[str, Any], preset: str | None = None,
             raise ValueError(f'configuration: unknown key {name!r}; keys are {", ".join(known)}')
         keys[name] = _convert(name, value, getattr(TrainConfig(), name))
     config = replace(TrainConfig(), **keys)
-    parse_tasks(config.tasks)
-    parse_stages(config.stages)
+    if config.tasks:
+        parse_tasks(config.tasks)
+    if config.stages:
+        parse_stages(config.stages)
     return config
 
 
@@ -186,7 +207,7 @@ def _convert(name: str, value: Any, default: Any) -> Any:
             return {str(key): float(item) if number else str(item) for key, item in value.items()}
         if isinstance(default, tuple):
             items = value.split(',') if isinstance(value, str) else value
-            return tuple(int(item) for item in items)
+            return tuple(type(default[0])(item) for item in items)
         if isinstance(default, float):
             return float(value)
         if isinstance(default, int):

@@ -3,9 +3,10 @@
 """
 The losses of the paper (Liu et al., CVPR 2019, section 4.1, equation 5) and close relatives.
 
-Each takes a prediction (N, C, H, W) and its truth and returns a scalar: the mean over the valid
-pixels of the whole batch, and 0 where none is valid, so that an image without truth does no harm.
-They are computed in float32 at least.
+Each takes a prediction (N, C, H, W), its truth and the valid pixels (N, H, W) or (N, C, H, W),
+and returns a scalar: the mean over the valid pixels of the whole batch, that of all processes
+included. It is 0 where no pixel is valid, so that an image without truth does no harm. The
+arithmetic is float32 at least.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,76 +15,125 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
+from mtan_perception.training.distributed import mean_over_processes
+from mtan_perception.training.layouts import (
+    CLASSIFICATION,
+    DEPTH,
+    INVERSE_DEPTH,
+    NORMAL,
+    REGRESSION,
+)
 
 IGNORE = -1
+"""The class id of a pixel without truth."""
 
 
-def cross_entropy(log_probabilities: Tensor, truth: Tensor, weight: Tensor | None = None,
-                  ignore: int = IGNORE) -> Tensor:
+def valid_pixels(kind: str, truth: Tensor) -> Tensor:
     """
-    Pixel-wise cross-entropy of log-probabilities (N, C, H, W) with class ids (N, H, W).
+    Return where the truth of a task is known.
 
-    With a class `weight` (C,) it is the weighted mean, as in torch's.
+    A class is at least 0, a depth (or its inverse) above 0, a normal not the zero vector, and
+    any other value not NaN.
+
+    :param kind: that of the data set's layout.
     """
-    truth = truth.where(truth != ignore, -100)
-    total = functional.nll_loss(_wide(log_probabilities), truth, weight, reduction='sum')
-    valid = truth >= 0
-    count = valid.sum() if weight is None else (weight[truth.clamp(min=0)] * valid).sum()
-    return total / count.clamp(min=torch.finfo(torch.float32).tiny)
+    if kind == CLASSIFICATION:
+        return truth >= 0
+    if kind in (DEPTH, INVERSE_DEPTH):
+        return truth > 0
+    if kind == NORMAL:
+        return (truth != 0).any(dim=1)
+    return ~truth.isnan()
 
 
-def absolute_error(prediction: Tensor, truth: Tensor) -> Tensor:
-    """L1: mean |prediction - truth| over all channels where the truth is known (not 0)."""
-    return _masked_mean((_wide(prediction) - truth).abs(), truth != 0)
+def cross_entropy(prediction: Tensor, truth: Tensor, valid: Tensor,
+                  weight: Tensor | None = None) -> Tensor:
+    """
+    Pixel-wise cross-entropy of logits or log-probabilities with class ids (N, H, W).
+
+    With a class weight (C,) it is the weighted mean.
+    """
+    truth = truth.where(valid, IGNORE)
+    pixels = functional.cross_entropy(_wide(prediction), truth, weight, ignore_index=IGNORE,
+                                      reduction='none')
+    count = valid if weight is None else weight[truth.clamp(min=0)] * valid
+    return pixels.sum() / _count(count)
 
 
-def relative_error(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Mean |prediction - truth| / truth where truth > 0: the figure by which depth is judged."""
-    valid = truth > 0
-    error = (_wide(prediction) - truth).abs() / truth.where(valid, 1)
-    return _masked_mean(error, valid)
+def absolute_error(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """L1: mean |prediction - truth|."""
+    return _mean((_wide(prediction) - truth).abs(), valid)
 
 
-def cosine_distance(prediction: Tensor, truth: Tensor) -> Tensor:
-    """1 - mean dot product of unit vectors (N, 3, H, W) where the truth is not a zero vector."""
-    valid = (truth != 0).any(dim=1)
-    return _masked_mean(1 - (_wide(prediction) * truth).sum(dim=1), valid)
+def squared_error(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """Mean (prediction - truth)^2."""
+    return _mean((_wide(prediction) - truth).square(), valid)
+
+
+def relative_error(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """Mean |prediction - truth| / truth: the figure by which depth is judged."""
+    return _mean((_wide(prediction) - truth).abs() / truth.where(valid, 1), valid)
+
+
+def cosine_distance(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """1 - mean dot product of unit vectors (N, 3, H, W)."""
+    return _mean(1 - (_wide(prediction) * truth).sum(dim=1), valid)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     'cross_entropy': cross_entropy,
     'l1': absolute_error,
+    'mse': squared_error,
     'relative': relative_error,
     'cosine': cosine_distance,
 }
 
-DEFAULT_LOSSES = {SEGMENTATION: 'cross_entropy', DEPTH: 'l1', NORMAL: 'cosine'}
+_FITTING = {
+    CLASSIFICATION: ('cross_entropy',),
+    DEPTH: ('l1', 'mse', 'relative'),
+    INVERSE_DEPTH: ('l1', 'mse', 'relative'),
+    NORMAL: ('cosine',),
+    REGRESSION: ('l1', 'mse'),
+}
 
 
-def choose_losses(tasks: Mapping[str, int],
+def choose_losses(kinds: Mapping[str, str], usual: Mapping[str, str],
                   wanted: Mapping[str, str]) -> dict[str, Callable[..., Tensor]]:
     """
-    Return the loss of each task: the wanted one, else that of the paper.
+    Return the loss of each task.
 
-    :raises ValueError: naming an unknown task, an unknown loss, or a task that needs one.
+    :param kinds: task -> its kind in the data set's layout.
+    :param usual: task -> the data set's loss.
+    :param wanted: task -> another one that the configuration asks for.
+    :raises ValueError: naming an unknown task, or a loss that does not fit the task.
     """
     for name in wanted:
-        if name not in tasks:
-            raise ValueError(f'losses: unknown task {name!r}; tasks are {", ".join(tasks)}')
-    chosen = {}
-    for name in tasks:
-        loss = wanted.get(name, DEFAULT_LOSSES.get(name))
-        if loss not in LOSSES:
-            raise ValueError(f'losses: {loss!r} for {name}; choose one of {", ".join(LOSSES)}')
-        chosen[name] = LOSSES[loss]
-    return chosen
+        if name not in kinds:
+            raise ValueError(f'losses: unknown task {name!r}; tasks are {", ".join(kinds)}')
+    chosen = {**usual, **wanted}
+    for name, kind in kinds.items():
+        if chosen[name] not in _FITTING[kind]:
+            raise ValueError(f'losses: {chosen[name]!r} does not fit {name}, a {kind} task; '
+                             f'choose one of {", ".join(_FITTING[kind])}')
+    return {name: LOSSES[chosen[name]] for name in kinds}
 
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+def _mean(values: Tensor, valid: Tensor) -> Tensor:
     # where, not a product: an invalid pixel may hold NaN, and NaN times 0 is NaN.
-    return values.where(valid, 0).sum() / valid.sum().clamp(min=1)
+    return values.where(valid, 0).sum() / _count(valid)
+
+
+def _count(valid: Tensor) -> Tensor:
+    """
+    Return the number of valid pixels of a process, averaged over the processes.
+
+    DistributedDataParallel averages gradients. With this count the average of the losses of all
+    processes is the mean over all their pixels, whatever share each one has.
+    """
+    total = valid.sum().detach()
+    total = mean_over_processes(total if total.is_floating_point() else total.float())
+    return total.clamp(min=torch.finfo(torch.float32).tiny)

@@ -129,7 +129,7 @@ class RoomStream:
     """
 
     def __init__(self, stages: Sequence, seed: int, focal_length: float, input_height: int,
-                 device: torch.device, folder: Path, pool_bytes: float = 2e9,
+                 device: torch.device, folder: Path, pool_bytes: float,
                  rank: int = 0, world: int = 1) -> None:
         self._stages, self._seed = stages, seed
         self._rank, self._world = rank, world
@@ -151,11 +151,12 @@ class RoomStream:
     def batch(self, stage: int, step: int) -> dict[str, Tensor]:
         """Return the batch of step number `step` of a stage, both counted from 0."""
         settings, pool = self._stages[stage], self._pools[stage]
-        needed = settings.batch + step * settings.batch / settings.reuse
+        own = settings.batch // self._world
+        needed = own + step * own / settings.reuse
         self._fill(stage, int(needed))
         generator = torch.Generator().manual_seed(
             hash((self._seed, stage, step, self._rank)) % 2 ** 63)
-        return pool.draw(settings.batch, (settings.height, settings.width), generator)
+        return pool.draw(own, (settings.height, settings.width), generator)
 
     def close(self, keep: bool = False) -> None:
         """Stop rendering; remove the files unless the run is to be resumed."""

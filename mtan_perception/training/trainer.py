@@ -2,65 +2,178 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer: steps within a budget, checkpoints, validations, and the weights at the end."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 import json
+import os
 from pathlib import Path
+import shutil
 import time
 
 import torch
 from torch import nn, Tensor
+from torch.nn.parallel import DistributedDataParallel
 
-from mtan_perception.checkpoint import build_network, COMPACT, ModelCard, save_checkpoint
-from mtan_perception.tasks import parse_tasks, SEGMENTATION
+from mtan_perception.checkpoint import CheckpointError, save_checkpoint
+from mtan_perception.network.dilated_resnet import load_pretrained
+from mtan_perception.tasks import SEGMENTATION
+from mtan_perception.training import distributed
+from mtan_perception.training.architectures import build_architecture
 from mtan_perception.training.averaging import WeightAverage
-from mtan_perception.training.config import parse_stages, TrainConfig
-from mtan_perception.training.losses import choose_losses, cross_entropy
-from mtan_perception.training.rooms import RoomStream, VALIDATION_SEEDS
+from mtan_perception.training.config import parse_stages, Stage, TrainConfig
+from mtan_perception.training.journal import clock, Journal, ProgressLine
+from mtan_perception.training.losses import choose_losses, cross_entropy, valid_pixels
 from mtan_perception.training.schedule import Budget, learning_rate_factor
+from mtan_perception.training.sources import (
+    count_steps,
+    FileSource,
+    make_card,
+    open_source,
+    RoomSource,
+    Stream,
+)
 from mtan_perception.training.state import read_state, save_state
-from mtan_perception.training.validation import RoomValidation, score
-from mtan_perception.training.weighting import FixedWeighting
+from mtan_perception.training.validation import Figures, score, validate
+from mtan_perception.training.weighting import (
+    combine_gradients,
+    GRADIENT_WEIGHTINGS,
+    make_weighting,
+)
 
-_LOG_SECONDS = 10.0
-# Share of the time that is kept for the last validation, and bounds in seconds.
-_CLOSING = 0.03, 8.0, 90.0
+# Share of the time that is kept for the last validation, and its bounds in seconds.
+_CLOSING, _CLOSING_LEAST, _CLOSING_MOST = 0.03, 8.0, 90.0
+# A validation room costs seconds on a CPU: one for so many seconds of training.
+_SECONDS_PER_ROOM = 30
+# The log-variances of uncertainty weighting have to travel further than any weight.
+_WEIGHTING_RATE = 10.0
+_DEFAULT_BATCH = 8
 
 
 class Trainer:
-    """One run: everything that its configuration decides, and its state."""
+    """
+    One run: everything that its configuration decides, and its state.
 
-    def __init__(self, config: TrainConfig) -> None:
+    :param source: the data set; None for the one that the configuration names.
+    :raises ValueError: naming the key, or the file and its fault.
+    """
+
+    def __init__(self, config: TrainConfig, source: RoomSource | FileSource | None = None) -> None:
         self.config = config
-        self.out = Path(config.out)
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.device = torch.device(config.device)
-        self.stages = parse_stages(config.stages)
-        self.card = _card(config)
+        self.rank, self.world, local_rank = distributed.start()
+        self.device = _choose_device(config.device, local_rank)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.source = open_source(config) if source is None else source
+        self.stages = self._make_stages()
+        self.card = make_card(self.source, config)
+        self.dtype, self.autocast = _choose_precision(config.precision, self.device)
+        kinds = {name: self.source.kinds[name] for name in self.card.tasks}
+        self.losses = choose_losses(kinds, self.source.usual_losses, config.losses)
+        self.budget = self._make_budget()
+
         torch.manual_seed(config.seed)
-        network = build_network(self.card)
+        self.network = self._make_network()
+        self.weighting = make_weighting(
+            config.weighting, list(self.card.tasks), config.loss_weights, self._period()
+        ).to(self.device)
+        self.model = self._parallel()
+        self.average = WeightAverage(self.network, config.ema) if config.ema else None
+        self.optimizer = self._make_optimizer()
+        self.class_counts = torch.zeros(self.card.tasks.get(SEGMENTATION, 1), device=self.device)
+        # From here on every process draws its own numbers: dropout must differ between them.
+        torch.manual_seed(config.seed + 1 + self.rank)
+
+        self.step, self.elapsed, self.best = 0, 0.0, float('-inf')
+        self.stage, self.stage_start = 0, 0
+        self.figures: Figures = {}
+        self.failed_saves = 0
+        self._validation: Iterable | None = None
+        self._mean, self._std = (
+            torch.tensor(values, device=self.device, dtype=self.dtype).view(3, 1, 1)
+            for values in (self.card.mean, self.card.std))
+        self.out = Path(config.out)
+        if self.rank == 0:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._check_space()
+
+    # ---- setting up -------------------------------------------------------------------------
+    def _make_stages(self) -> tuple[Stage, ...]:
+        height, width = self.source.size
+        stages = parse_stages(self.config.stages
+                              or f'1:{height}x{width}:{_DEFAULT_BATCH}')
+        for stage in stages:
+            if stage.batch % self.world:
+                raise ValueError(f'stages: a batch of {stage.batch} cannot be shared by '
+                                 f'{self.world} processes; make it a multiple')
+        return stages
+
+    def _make_budget(self) -> Budget:
+        config = self.config
+        if sum(map(bool, (config.minutes, config.epochs, config.steps))) != 1:
+            raise ValueError('length: give one of minutes, epochs and steps')
+        if not config.minutes:
+            steps = config.steps or count_steps(config.epochs, self.source.length,
+                                                self.stages[-1].batch)
+            return Budget(None, steps)
+        seconds = 60 * config.minutes
+        closing = min(max(_CLOSING * seconds, _CLOSING_LEAST), _CLOSING_MOST)
+        return Budget(max(0.5 * seconds, seconds - closing), None)
+
+    def _period(self) -> int:
+        if self.source.length is None:
+            return self.config.period
+        return count_steps(1, self.source.length, self.stages[-1].batch)
+
+    def _make_network(self) -> nn.Module:
+        config = self.config
+        network = build_architecture(config.architecture, self.card)
+        if config.pretrained:
+            source = True if config.pretrained == 'imagenet' else config.pretrained
+            for module in network.modules():
+                if hasattr(module, 'trunk'):
+                    load_pretrained(module.trunk, config.backbone, source)
         for module in network.modules():
             if isinstance(module, nn.Dropout):
                 module.p = config.dropout
-        self.network = network.to(self.device, memory_format=torch.channels_last)
-        self.average = WeightAverage(self.network, config.ema) if config.ema else None
-        self.losses = choose_losses(self.card.tasks, config.losses)
-        self.weighting = FixedWeighting(self.card.tasks, config.loss_weights)
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.network, config.weight_decay), lr=config.learning_rate,
-            fused=self.device.type == 'cuda')
-        self.class_counts = torch.zeros(self.card.tasks.get(SEGMENTATION, 1), device=self.device)
-        seconds = config.minutes * 60 or None
-        if seconds:
-            share, least, most = _CLOSING
-            seconds = max(0.5 * seconds, seconds - min(max(share * seconds, least), most))
-        self.budget = Budget(seconds, config.steps or None)
-        self.step, self.elapsed, self.best = 0, 0.0, float('-inf')
-        self.stage, self.stage_start = 0, 0
-        self.figures: dict = {}
-        self._validation = None
-        self._mean = torch.tensor(self.card.mean, device=self.device).view(3, 1, 1)
-        self._std = torch.tensor(self.card.std, device=self.device).view(3, 1, 1)
+        if self.world > 1:
+            network = distributed.synchronise_batch_norm(network, self.device)
+        return network.to(self.device, self.dtype, memory_format=torch.channels_last)
+
+    def _parallel(self) -> nn.Module:
+        # Gradient weightings average the gradients of each task themselves.
+        if self.world == 1 or self.config.weighting in GRADIENT_WEIGHTINGS:
+            return self.network
+        return DistributedDataParallel(
+            self.network, [self.device] if self.device.type == 'cuda' else None,
+            broadcast_buffers=False)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        kernels = [p for p in self.network.parameters() if p.dim() > 1]
+        others = [p for p in self.network.parameters() if p.dim() <= 1]
+        # Weight decay is for the kernels of convolutions: BatchNorm's scales and biases are few
+        # and have no reason to be small.
+        groups = [{'params': kernels, 'weight_decay': config.weight_decay},
+                  {'params': others, 'weight_decay': 0.0}]
+        if weights := list(self.weighting.parameters()):
+            groups.append({'params': weights, 'weight_decay': 0.0, 'rate': _WEIGHTING_RATE})
+        if config.optimizer == 'sgd':
+            return torch.optim.SGD(groups, config.learning_rate, momentum=0.9)
+        kinds = {'adamw': torch.optim.AdamW, 'adam': torch.optim.Adam}
+        if config.optimizer not in kinds:
+            raise ValueError(f'optimizer: {config.optimizer!r}; choose adamw, adam or sgd')
+        return kinds[config.optimizer](groups, config.learning_rate,
+                                       fused=self.device.type == 'cuda')
+
+    def _check_space(self) -> None:
+        """Stop before the training rather than at its first checkpoint."""
+        size = sum(p.numel() * p.element_size() for p in self.network.parameters())
+        # Weights, two moments and the average; and once more, because the old one stays meanwhile.
+        needed, free = 8 * size, shutil.disk_usage(self.out).free
+        if free < needed:
+            raise OSError(f'{self.out}: {free / 1e9:.1f} GB are free and checkpoints need '
+                          f'{needed / 1e9:.1f} GB; make room or choose another folder with --out')
 
     # ---- state ------------------------------------------------------------------------------
     @property
@@ -82,70 +195,117 @@ class Trainer:
         }
 
     def resume(self) -> None:
-        """Take up the run in the folder; CheckpointError if there is none that fits."""
+        """
+        Take up the run in the folder.
+
+        :raises CheckpointError: if there is none, or it is of another network or weighting.
+        """
         state = read_state(self.state_path)
-        self.network.load_state_dict(state['network'])
-        if self.average:
-            self.average.network.load_state_dict(state['average'])
-        self.weighting.load_state_dict(state['weighting'])
-        self.optimizer.load_state_dict(state['optimizer'])
-        self.class_counts.copy_(state['class_counts'])
-        torch.set_rng_state(state['rng'])
-        for name in ('step', 'elapsed', 'best', 'stage', 'stage_start'):
-            setattr(self, name, state[name])
+        try:
+            self.network.load_state_dict(state['network'])
+            if self.average:
+                self.average.network.load_state_dict(state['average'])
+            self.weighting.load_state_dict(state['weighting'])
+            self.optimizer.load_state_dict(state['optimizer'])
+            self.class_counts.copy_(state['class_counts'])
+            torch.set_rng_state(state['rng'])
+            for name in ('step', 'elapsed', 'best', 'stage', 'stage_start'):
+                setattr(self, name, state[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f'{self.state_path}: is the state of another training ({error}); resume with the '
+                'configuration that it was started with, or train into another folder') from error
+        if self.rank:
+            # The stored one is the first process's; what matters is that they differ.
+            torch.manual_seed(self.config.seed + self.step + 1 + self.rank)
+
+    def _save_state(self) -> None:
+        if self.rank:
+            return
+        try:
+            save_state(self.state_path, self.state_dict())
+        except OSError as error:
+            # A disk may be cleared before the next one; the one before is still there.
+            self.failed_saves += 1
+            print(f'warning: {error} ({self.failed_saves} so far); training goes on', flush=True)
 
     # ---- training ---------------------------------------------------------------------------
-    def train(self) -> dict:
-        """Run to the end of the budget; return the figures of the last validation."""
-        config = self.config
-        stream = RoomStream(self.stages, config.seed, config.focal_length, config.input_height,
-                            self.device, self.out / 'frames')
+    def train(self) -> Figures:
+        """
+        Run to the end of the budget; return the figures of the last validation.
+
+        :raises OSError: if the weights cannot be written at the end.
+        """
+        stream = self.source.stream(self.stages, self.device, self.out / 'frames', self.rank,
+                                    self.world, self.step)
+        journal = None
+        if self.rank == 0:
+            journal = Journal(self.out)
+            journal.rewind(self.step)
         finished = False
         try:
-            self._loop(stream)
+            self._loop(stream, journal)
             finished = True
         finally:
+            # The frames of an unfinished run are kept: it may be resumed.
             stream.close(keep=not finished)
-        self._validate()
-        self._save_weights('last.safetensors')
-        save_state(self.state_path, self.state_dict())
+            if journal is not None:
+                journal.close()
+        if self.rank == 0:
+            save_state(self.state_path, self.state_dict())
         return self.figures
 
-    def _loop(self, stream: RoomStream) -> None:
-        config = self.config
-        clock = last_log = last_save = last_check = time.perf_counter()
-        images = 0
-        while (progress := self.budget.progress(self.elapsed, self.step)) < 1:
+    def _loop(self, stream: Stream, journal: Journal | None) -> None:
+        config, line = self.config, ProgressLine()
+        pace = _Pace(len(self.card.tasks), self.device)
+        last_save = last_check = started = pace.now
+        while True:
+            progress, log, check = distributed.agree([
+                self.budget.progress(self.elapsed, self.step),
+                pace.steps and (self.step == 1 or pace.waited >= config.log_every),
+                pace.now - last_check >= config.validate_every])
+            if log:
+                losses, rate = pace.take()
+                if journal is not None:
+                    journal.write('train', self.step, self._row(progress, losses, rate))
+            if check and progress < 1:
+                self._close_chapter(journal, line)
+                last_check = pace.reset()
+            if progress >= 1:
+                break
             stage = next(i for i, s in enumerate(self.stages) if progress < s.until)
             if stage != self.stage:
                 self.stage, self.stage_start = stage, self.step
             batch = stream.batch(stage, self.step - self.stage_start)
-            waited = time.perf_counter()
-            losses = self._train_step(batch, progress)
-            images += self.stages[stage].batch
-            now = time.perf_counter()
-            self.elapsed += now - clock
-            clock = now
-            if now - last_log > _LOG_SECONDS or self.step == 1:
-                self._log(progress, losses, images / (now - last_log), waited)
-                last_log, images = now, 0
-            if now - last_save > config.checkpoint_every:
-                save_state(self.state_path, self.state_dict())
-                last_save = now
-            if now - last_check > config.validate_every:
-                self._validate()
-                self._save_weights('last.safetensors')
-                last_check = time.perf_counter()
+            self.elapsed += pace.lap(self.train_step(batch, progress), self.stages[stage].batch)
+            if self.rank == 0 and pace.due(line.seconds):
+                line.show(self._describe(progress, pace))
+            if pace.now - last_save >= config.checkpoint_every:
+                self._save_state()
+                last_save = pace.now
+        self._close_chapter(journal, line)
+        if self.rank == 0:
+            line.say(f'{self.step} steps in {clock(self.elapsed)}, '
+                     f'{clock(time.perf_counter() - started)} in this process')
 
-    def _train_step(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
+    def train_step(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
+        """Take one step; return the losses of this process by task, on the device."""
         config = self.config
         rate = config.learning_rate * learning_rate_factor(progress, config.warm_up)
         for group in self.optimizer.param_groups:
-            group['lr'] = rate
+            group['lr'] = rate * group.get('rate', 1.0)
         self.network.train()
-        losses = self._compute_losses(batch)
+        truth, size = thin(batch, config.loss_stride)
+        with self._mixed():
+            outputs = self.model(self.normalise(batch['image']), out_size=size)
+        losses = self.compute_losses(outputs, truth)
         self.optimizer.zero_grad(set_to_none=True)
-        self.weighting(losses).backward()
+        if method := GRADIENT_WEIGHTINGS.get(config.weighting):
+            combine_gradients(list(losses.values()), list(self.network.parameters()), method)
+        else:
+            self.weighting(losses).backward()
+            for parameter in self.weighting.parameters():
+                parameter.grad = distributed.mean_over_processes(parameter.grad)
         if config.clip:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
@@ -154,86 +314,143 @@ class Trainer:
             self.average.update(self.network, self.step)
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _compute_losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        truth, size = _thin(batch, self.config.loss_stride)
-        bf16 = self.device.type == 'cuda'
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            outputs = self.network(self.normalise(batch['image']), out_size=size)
+    def compute_losses(self, outputs: Mapping[str, Tensor],
+                       truth: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the loss of each task for outputs and truth of one size."""
         losses = {}
         for name, loss in self.losses.items():
-            if loss is cross_entropy:
-                losses[name] = loss(outputs[name], truth[name], self._class_weights(truth[name]))
-            else:
-                losses[name] = loss(outputs[name], truth[name])
+            target = truth[name]
+            target = target.to(self.dtype) if target.is_floating_point() else target
+            arguments = [outputs[name], target, valid_pixels(self.source.kinds[name], target)]
+            if name == SEGMENTATION and loss is cross_entropy:
+                arguments.append(self._class_weights(target, arguments[2]))
+            losses[name] = loss(*arguments)
         return losses
 
-    def _class_weights(self, truth: Tensor) -> Tensor | None:
-        """Count the classes seen so far; return their weights, 1 on the average pixel."""
-        if not self.config.class_balance:
+    def _class_weights(self, truth: Tensor, valid: Tensor) -> Tensor | None:
+        """Count the classes of training so far; return weights that are 1 on average."""
+        power = self.config.class_balance
+        if not power:
             return None
-        classes = torch.arange(len(self.class_counts), device=truth.device)
-        self.class_counts += (truth.flatten()[:, None] == classes).sum(0)
-        share = self.class_counts / self.class_counts.sum() + 1e-3
-        weight = share ** -self.config.class_balance
-        return weight / (weight * share).sum()
+        if self.network.training:
+            count = len(self.class_counts)
+            # Not bincount, which waits for the device to learn the size of its result.
+            seen = torch.zeros(count + 1, device=truth.device).scatter_add_(
+                0, truth.where(valid, count).flatten(), valid.flatten().float())[:-1]
+            self.class_counts += distributed.mean_over_processes(seen)
+        share = self.class_counts / self.class_counts.sum().clamp(min=1) + 1e-3
+        weight = share ** -power
+        return (weight / (weight * share).sum()).to(self.dtype)
 
     def normalise(self, image: Tensor) -> Tensor:
         """Return the network's input for RGB (N, 3, H, W) in 0..1."""
-        return ((image - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        image = (image.to(self.dtype) - self._mean) / self._std
+        return image.contiguous(memory_format=torch.channels_last)
 
-    # ---- what it says and writes --------------------------------------------------------------
-    def _log(self, progress: float, losses: Mapping[str, Tensor], rate: float,
-             waited: float) -> None:
+    def _mixed(self):
+        return (torch.autocast(self.device.type, torch.bfloat16) if self.autocast
+                else nullcontext())
+
+    # ---- what it says and writes ------------------------------------------------------------
+    def _describe(self, progress: float, pace: '_Pace') -> str:
         stage = self.stages[self.stage]
-        left = 'unknown' if not progress else _clock(self.elapsed * (1 / progress - 1))
-        parts = ' '.join(f'{name} {loss.item():.4f}' for name, loss in losses.items())
-        print(f'{100 * progress:5.1f}% step {self.step} {stage.height}x{stage.width} {parts} '
-              f'lr {self.optimizer.param_groups[0]["lr"]:.2e} {rate:.1f} images/s '
-              f'{_clock(self.elapsed)} left {left}', flush=True)
+        left = clock(self.elapsed * (1 / progress - 1)) if progress else '?'
+        losses = ' '.join(f'{name} {value:.3f}'
+                          for name, value in zip(self.card.tasks, pace.mean(), strict=True))
+        return (f'{100 * progress:5.1f}% step {self.step} {stage.height}x{stage.width} {losses} '
+                f'lr {self.optimizer.param_groups[0]["lr"]:.1e} {pace.rate:.1f} images/s '
+                f'{clock(self.elapsed)}, left {left}')
 
-    def _validate(self) -> None:
-        config = self.config
+    def _row(self, progress: float, losses: list[float], rate: float) -> dict[str, float]:
+        return {'progress': progress, 'seconds': self.elapsed,
+                'learning_rate': self.optimizer.param_groups[0]['lr'], 'images_per_second': rate,
+                **dict(zip(self.card.tasks, losses, strict=True))}
+
+    def _close_chapter(self, journal: Journal | None, line: ProgressLine) -> None:
+        """Validate and write the weights: whenever a run ends, there is something to use."""
         if self._validation is None:
-            count = config.validation_frames
-            if self.budget.seconds:
-                count = max(4, min(count, int(self.budget.seconds / 30)))
-            size = config.input_height, config.input_width
-            self._validation = RoomValidation(VALIDATION_SEEDS[:count], size,
-                                              config.focal_length, self.device)
-        network = self.average.network if self.average else self.network.eval()
-        self.figures = self._validation(network, self.card.tasks, self.normalise)
-        print('validation', json.dumps(_short(self.figures)), flush=True)
+            frames = self.config.validation_frames
+            if self.source.length is None and self.budget.seconds:
+                frames = max(4, min(frames, int(self.budget.seconds / _SECONDS_PER_ROOM)))
+            self._validation = self.source.validation(frames, self.device)
+        network = (self.average.network if self.average else self.network).eval()
+        with self._mixed():
+            self.figures = validate(network, self._validation, self.card.tasks, self.normalise,
+                                    self.compute_losses)
+        # Every process has the same figures, since losses are means over all; one writes them.
+        if journal is None:
+            return
+        line.say('validation ' + json.dumps(_rounded(self.figures)))
+        journal.write('validation', self.step, {
+            f'{task}.{key}': value for task, values in self.figures.items()
+            for key, value in values.items() if isinstance(value, float)})
+        journal.draw()
+        self._save_weights('last.safetensors', network)
         if (value := score(self.figures)) > self.best:
             self.best = value
-            self._save_weights('best.safetensors')
+            self._save_weights('best.safetensors', network)
 
-    def _save_weights(self, name: str) -> None:
-        network = self.average.network if self.average else self.network
-        training = {'data': self.config.data, 'step': self.step,
-                    'minutes': round(self.elapsed / 60, 1), 'device': str(self.device),
-                    'seed': self.config.seed, 'validation': _short(self.figures),
-                    'config': self.config.summary()}
+    def _save_weights(self, name: str, network: nn.Module) -> None:
+        if self.config.architecture != 'mtan':
+            return
+        training = {'data': self.config.data, 'steps': self.step,
+                    'minutes': round(self.elapsed / 60, 1), 'device': _device_name(self.device),
+                    'processes': self.world, 'validation': _rounded(self.figures),
+                    'configuration': self.config.summary()}
         save_checkpoint(self.out / name, network, replace(self.card, training=training),
                         torch.float16)
 
 
-def _card(config: TrainConfig) -> ModelCard:
-    return replace(
-        COMPACT, tasks=parse_tasks(config.tasks), backbone=config.backbone,
-        output_stride=config.output_stride, head_channels=config.head_channels,
-        aspp_rates=config.aspp_rates, input_size=(config.input_height, config.input_width),
-        focal_length=config.focal_length)
+class _Pace:
+    """Mean losses and speed since the last row, without waiting for the device at each step."""
+
+    def __init__(self, tasks: int, device: torch.device) -> None:
+        self._total = torch.zeros(tasks, device=device)
+        self._images, self.steps, self.rate = 0, 0, 0.0
+        self.now = self._shown = self._since = time.perf_counter()
+
+    @property
+    def waited(self) -> float:
+        """Seconds since the last row."""
+        return self.now - self._since
+
+    def lap(self, losses: Mapping[str, Tensor], images: int) -> float:
+        """Count a step in; return its seconds."""
+        self._total += torch.stack(list(losses.values())).to(self._total)
+        self._images += images
+        self.steps += 1
+        before, self.now = self.now, time.perf_counter()
+        self.rate = self._images / max(self.waited, 1e-9)
+        return self.now - before
+
+    def reset(self) -> float:
+        """Start the clock anew after something that is no step."""
+        pause = time.perf_counter() - self.now
+        self.now += pause
+        self._since += pause
+        return self.now
+
+    def due(self, seconds: float) -> bool:
+        """Return whether so much time has passed since this last was true."""
+        if self.now - self._shown < seconds:
+            return False
+        self._shown = self.now
+        return True
+
+    def mean(self) -> list[float]:
+        """Return the mean losses over all processes since the last row."""
+        return (self._total / max(1, self.steps)).tolist()
+
+    def take(self) -> tuple[list[float], float]:
+        """Return mean losses over all processes and images a second, and start a new row."""
+        mean = distributed.mean_over_processes(self._total / max(1, self.steps)).tolist()
+        self._total.zero_()
+        self._images = self.steps = 0
+        self._since = self.now
+        return mean, self.rate
 
 
-def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
-    """Return the parameters, with weight decay for the kernels of convolutions alone."""
-    kernels = [p for p in network.parameters() if p.dim() > 1]
-    others = [p for p in network.parameters() if p.dim() <= 1]
-    return [{'params': kernels, 'weight_decay': weight_decay},
-            {'params': others, 'weight_decay': 0.0}]
-
-
-def _thin(batch: Mapping[str, Tensor], stride: int) -> tuple[dict[str, Tensor], tuple[int, int]]:
+def thin(batch: Mapping[str, Tensor], stride: int) -> tuple[dict[str, Tensor], tuple[int, int]]:
     """
     Return the truth on every n-th row and column, and its size.
 
@@ -241,22 +458,49 @@ def _thin(batch: Mapping[str, Tensor], stride: int) -> tuple[dict[str, Tensor], 
     are the image's corners (align_corners).
     """
     height, width = batch['image'].shape[-2:]
-    size = height // stride, width // stride
+    size = max(1, height // stride), max(1, width // stride)
     if stride == 1:
         return dict(batch), size
     device = batch['image'].device
     rows = torch.linspace(0, height - 1, size[0], device=device).round().long()
     columns = torch.linspace(0, width - 1, size[1], device=device).round().long()
-    truth = {name: value[..., rows[:, None], columns] for name, value in batch.items()
-             if name != 'image'}
-    return truth, size
+    return {name: value[..., rows[:, None], columns] for name, value in batch.items()
+            if value.shape[-2:] == (height, width)}, size
 
 
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f'{minutes // 60}:{minutes % 60:02}:{seconds:02}'
+def _choose_device(name: str, local_rank: int) -> torch.device:
+    count = torch.cuda.device_count()
+    if name == 'auto':
+        name = 'cuda' if count else 'cpu'
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device: {name!r}; choose 'auto', 'cpu', 'cuda' or 'cuda:N'") from None
+    if device.type == 'cuda':
+        device = torch.device('cuda', local_rank if device.index is None else device.index)
+        if device.index >= count:
+            raise ValueError(f'device: {device} is not there; this machine has {count} CUDA '
+                             "device(s); choose 'auto' or 'cpu'")
+        torch.cuda.set_device(device)
+    return device
 
 
-def _short(figures: Mapping[str, Mapping]) -> dict:
+def _choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, bool]:
+    """Return the type of the weights, and whether to compute in bfloat16 where that is safe."""
+    if name == 'auto':
+        modern = device.type == 'cuda' and torch.cuda.get_device_capability(device) >= (8, 0)
+        name = 'bf16' if modern else 'fp32'
+    if name not in ('fp32', 'bf16', 'fp64'):
+        raise ValueError(f'precision: {name!r}; choose auto, fp32, bf16 or fp64')
+    return torch.float64 if name == 'fp64' else torch.float32, name == 'bf16'
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    return f'{device.type}, {torch.get_num_threads()} of {os.cpu_count()} cores'
+
+
+def _rounded(figures: Figures) -> Figures:
     return {task: {key: round(value, 4) for key, value in values.items()
                    if isinstance(value, float)} for task, values in figures.items()}

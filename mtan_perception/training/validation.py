@@ -1,58 +1,55 @@
 # Copyright 2026 The mtan_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Judge a network on synthetic rooms that training never sees."""
+"""Judge a network on frames that training never sees."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn, Tensor
 
 from mtan_perception.metrics import DepthMetrics, NormalMetrics, SegmentationMetrics
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
-from mtan_perception.training.rooms import render_packed, unpack
+
+# Figure -> how much a unit of it is worth when weights are chosen; degrees as shares of 90.
+_WORTH = {(SEGMENTATION, 'miou'): 1.0, (DEPTH, 'rel'): -1.0, (NORMAL, 'mean'): -1 / 90}
+
+Figures = dict[str, dict[str, float]]
 
 
-def make_metrics(tasks: Mapping[str, int]) -> dict[str, object]:
-    """Return an empty metric for each task that has one."""
+@torch.inference_mode()
+def validate(network: nn.Module, batches: Iterable[Mapping[str, Tensor]],
+             tasks: Mapping[str, int], normalise: Callable[[Tensor], Tensor],
+             losses: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]],
+             ) -> Figures:
+    """
+    Return the figures of each task, by the names of `metrics`, and its mean `loss`.
+
+    Depth is judged at the focal length that it is learnt for: the relative error is the same as
+    at the camera's own, the absolute one is not.
+
+    :param network: in eval mode.
+    :param losses: of outputs and truth, by task.
+    """
     kinds = {SEGMENTATION: lambda: SegmentationMetrics(tasks[SEGMENTATION]),
              DEPTH: DepthMetrics, NORMAL: NormalMetrics}
-    return {name: kinds[name]() for name in tasks if name in kinds}
+    metrics = {name: kinds[name]() for name in tasks if name in kinds}
+    totals, count = dict.fromkeys(tasks, 0.0), 0
+    for batch in batches:
+        outputs = network(normalise(batch['image']))
+        for name, loss in losses(outputs, batch).items():
+            totals[name] = totals[name] + loss.double() * len(batch['image'])
+        count += len(batch['image'])
+        for name, metric in metrics.items():
+            output = outputs[name].float()
+            metric.update(output.argmax(dim=1) if name == SEGMENTATION else output, batch[name])
+    return {name: {'loss': float(totals[name]) / max(count, 1),
+                   **(metrics[name].result() if name in metrics else {})} for name in tasks}
 
 
-def update_metrics(metrics: Mapping[str, object], outputs: Mapping[str, Tensor],
-                   batch: Mapping[str, Tensor]) -> None:
-    """Add a batch of network outputs and their truth."""
-    for name, metric in metrics.items():
-        output = outputs[name].float()
-        metric.update(output.argmax(dim=1) if name == SEGMENTATION else output, batch[name])
-
-
-def score(figures: Mapping[str, Mapping[str, float]]) -> float:
-    """Return one number to choose weights by: the greater the better."""
-    signs = ((SEGMENTATION, 'miou', 1.0), (DEPTH, 'rel', -1.0), (NORMAL, 'mean', -1 / 90))
-    return sum(sign * figures[task][key] for task, key, sign in signs if task in figures)
-
-
-class RoomValidation:
-    """A fixed set of rooms, rendered once."""
-
-    def __init__(self, seeds: Sequence[int], size: tuple[int, int], focal_length: float,
-                 device: torch.device, batch: int = 4) -> None:
-        parts = [render_packed(seeds[start:start + batch], size, focal_length, device)
-                 for start in range(0, len(seeds), batch)]
-        self._batches = parts
-
-    @torch.inference_mode()
-    def __call__(self, network: nn.Module, tasks: Mapping[str, int],
-                 normalise) -> dict[str, dict[str, float]]:
-        """
-        Return the figures of each task.
-
-        Relative depth error is the same at the canonical focal length as at the camera's own;
-        the absolute one is that at the canonical focal length.
-        """
-        metrics = make_metrics(tasks)
-        for packed in self._batches:
-            batch = unpack(packed)
-            update_metrics(metrics, network(normalise(batch['image'])), batch)
-        return {name: metric.result() for name, metric in metrics.items()}
+def score(figures: Figures) -> float:
+    """Return one number to choose weights by, the greater the better."""
+    total = 0.0
+    for name, values in figures.items():
+        judged = [worth * values[key] for (task, key), worth in _WORTH.items() if task == name]
+        total += judged[0] if judged else -values['loss']
+    return total
