@@ -56,7 +56,7 @@ class RawCamera:
     border: tuple[int, int, int, int] = (45, 471, 41, 601)
 
     def matrix(self) -> np.ndarray:
-        """Return the camera matrix (3, 3)."""
+        """Return the intrinsics as a 3 x 3 array."""
         fx, fy, cx, cy = self.intrinsics
         return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
