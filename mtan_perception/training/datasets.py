@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mtan_perception.geometry import NORMAL_SIGNS
-from mtan_perception.tasks import DEPTH, NORMAL, select_tasks
+from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 from mtan_perception.training.layouts import (
     CLASSIFICATION,
     DatasetError,
@@ -68,9 +68,14 @@ class DenseDataset(Dataset):
         """
         if split not in SPLITS:
             raise ValueError(f'split: {split!r}; choose one of {", ".join(SPLITS)}')
-        wanted = select_tasks(layout.targets if tasks is None else tasks, layout.targets)
-        self.targets = {name: layout.targets[name] for name in wanted}
-        self.labels = layout.labels if 'segmentation' in wanted else None
+        wanted = layout.targets if tasks is None else tuple(tasks)
+        unknown = [name for name in wanted if name not in layout.targets]
+        if unknown:
+            raise ValueError(f'tasks: {layout.name} has no {", ".join(map(repr, unknown))}; it '
+                             f'has {", ".join(layout.targets)}')
+        self.targets = {name: target for name, target in layout.targets.items()
+                        if name in wanted}
+        self.labels = layout.labels if SEGMENTATION in wanted else None
         self.root, self.split = root, split
         self._folder = layout.folders['test' if split == 'test' else 'train']
         self._image = layout.image
