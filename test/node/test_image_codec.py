@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoding and encoding of image messages."""
 
-import struct
 import logging
+import struct
 import sys
 from types import ModuleType, SimpleNamespace
 
