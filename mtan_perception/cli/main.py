@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import sys
 
 from mtan_perception import __version__
-from mtan_perception.cli import evaluate, import_checkpoint, info, predict, prepare, train
+from mtan_perception.cli import evaluate, import_checkpoint, info, predict, prepare, render, train
 from mtan_perception.threads import share_cores
 
-COMMANDS = (evaluate, import_checkpoint, info, predict, prepare, train)
+COMMANDS = (evaluate, import_checkpoint, info, predict, prepare, render, train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

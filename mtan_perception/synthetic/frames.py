@@ -27,10 +27,13 @@ from mtan_perception.synthetic.rooms import Plan, plan_rooms
 from mtan_perception.synthetic.sensor import photograph
 
 _TILE = 8
-# Pixels rendered at once: enough to amortise the calls, few enough for the caches or the memory.
-_CHUNK = {'cpu': 4 * 144 * 192, 'other': 256 * 144 * 192}
+# Pixels rendered at once: on a CPU few enough for its caches; elsewhere as many as make the cost
+# of starting kernels small, if memory allows for this many bytes a pixel.
+_CPU_PIXELS = 4 * 144 * 192
+_GPU_PIXELS = 512 * 144 * 192
+_BYTES_PER_PIXEL = 1500
 # Scenes planned and furnished at once.
-_BUILD = 256
+_BUILD = 512
 # Sub-samples of a pixel on an edge beside its centre, in pixels from it.
 _SUBPIXELS = ((0.0, -0.35), (-0.31, 0.19), (0.31, 0.19))
 # Neighbours that may lend a colour, farthest first.
@@ -106,6 +109,7 @@ def _shade(rooms, camera, focal, rays, hits, scene):
     shape = hits.depth.shape
     spread = scene.expand(shape).reshape(-1)
     surface = hits.surface.reshape(-1).long()
+
     def each(values):
         return columns(values.T.contiguous(), spread)[:, 0]
 
@@ -250,6 +254,14 @@ def _part(value, start, stop):
     return value
 
 
+def _pixels_at_once(device):
+    if device.type == 'cpu':
+        return _CPU_PIXELS
+    if device.type == 'cuda':
+        return min(_GPU_PIXELS, torch.cuda.mem_get_info(device)[0] // _BYTES_PER_PIXEL)
+    return _GPU_PIXELS // 16
+
+
 def _build(seeds):
     dice = Dice(seeds)
     plan = plan_rooms(dice)
@@ -264,7 +276,7 @@ def _rooms(seeds, device):
     return _build(torch.tensor(seeds, dtype=torch.int64, device=device))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def render(seeds, height, width, device='cpu', time=0.0):
     """
     Render one view of a furnished room for each seed.
@@ -281,7 +293,7 @@ def render(seeds, height, width, device='cpu', time=0.0):
         raise ValueError(f'render needs seeds and a positive size, not {len(seeds)} seeds at '
                          f'{height} x {width}')
     device = torch.device(device)
-    step = max(1, _CHUNK['cpu' if device.type == 'cpu' else 'other'] // (height * width))
+    step = max(1, _pixels_at_once(device) // (height * width))
     frames = []
     for first in range(0, len(seeds), _BUILD):
         rooms = _rooms(tuple(seeds[first:first + _BUILD]), device)

@@ -309,7 +309,8 @@ def _chair(parts, item, name):
     pose, (w, d, h) = _pose(item), _size(item)
     # Chairs of one table look alike.
     wood = parts.material(M_WOOD).expand(k)
-    cloth = torch.where(dice.chance(name + '.padded', 1, 1), parts.material(M_FABRIC), wood[:, None])
+    padded = dice.chance(name + '.padded', 1, 1)
+    cloth = torch.where(padded, parts.material(M_FABRIC), wood[:, None])
     seat = dice.uniform(name + '.seat', 1, 1, low=0.42, high=0.48).expand(-1, k, -1)
     thick = dice.uniform(name + '.thick', 1, 1, low=0.015, high=0.05)
     parts.add(BOX, CHAIR, cloth, pose, (0, 0, seat - thick), (w / 2, d / 2, thick))

@@ -77,7 +77,7 @@ _NAMES = tuple(_PATTERNS)
 _KINDS = {
     p.M_WALL: ({'plain': .12, 'skirted': .3, 'two tones': .08, 'plaster': .2, 'stripes': .1,
                'blotch': .08, 'bricks': .08, 'tiles': .05, 'waves': .04, 'mosaic': .02,
-               'planks': .03}, (0, 1), (0, .45), (.45, .95), .25, (.03, .25)),
+                'planks': .03}, (0, 1), (0, .45), (.45, .95), .25, (.03, .25)),
     p.M_CEILING: ({'plain': .55, 'plaster': .3, 'tiles': .1, 'planks': .05}, (0, 1), (0, .12),
                   (.7, 1), .2, (.03, .15)),
     p.M_FLOOR: ({'planks': .42, 'tiles': .22, 'carpet': .25, 'checks': .04, 'mosaic': .03,

@@ -166,7 +166,7 @@ class _Sorted:
 
 
 def columns(table, index):
-    """Return the chosen columns (n,) of a table (C, P) as (C, 1, n)."""
+    """Pick entries (n,) from every row of a table (C, P); returns (C, 1, n)."""
     return table.gather(1, index.expand(len(table), -1))[:, None]
 
 
