@@ -34,8 +34,8 @@ _SEEDS_PER_RUN = 1_000_000_000
 
 # Frames in one file. Small, so that the first step comes soon.
 _CHUNK = 4
-# Chunks rendered ahead of the step that needs them.
-_AHEAD = 24
+# Chunks rendered ahead of the step that needs them, and twice as many for each stage to come.
+_AHEAD = 8
 # A frame is rendered this much larger than it is drawn, for crops to differ: pixels each way.
 _MARGIN = 16
 
@@ -157,6 +157,12 @@ class RoomStream:
         generator = torch.Generator().manual_seed(
             hash((self._seed, stage, step, self._rank)) % 2 ** 63)
         return pool.draw(own, (settings.height, settings.width), generator)
+
+    def ready(self, stage: int) -> bool:
+        """Return whether the first batch of a stage can be had without waiting."""
+        chunks = -(-self._stages[stage].batch // self._world // _CHUNK)
+        return self._renderer is None or all(
+            self._jobs[stage].path(chunk).exists() for chunk in range(chunks))
 
     def close(self, keep: bool = False) -> None:
         """Stop rendering; remove the files unless the run is to be resumed."""

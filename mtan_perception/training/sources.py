@@ -35,6 +35,9 @@ class Stream(Protocol):
     def batch(self, stage: int, step: int) -> Batch:
         """Return this process's part of the batch of step `step` of a stage, from 0."""
 
+    def ready(self, stage: int) -> bool:
+        """Return whether the first batch of a stage can be had without waiting."""
+
     def close(self, keep: bool = False) -> None:
         """End; with `keep` so that a resumed run finds what was prepared."""
 
@@ -155,6 +158,9 @@ class _FileStream:
         generator = torch.Generator().manual_seed(
             hash((self._seed, stage, step, self._rank)) % 2 ** 63)
         return self._augmentation(batch, generator)
+
+    def ready(self, stage: int) -> bool:
+        return True
 
     def close(self, keep: bool = False) -> None:
         self._batches = iter(())

@@ -273,11 +273,10 @@ class Trainer:
                 last_check = pace.reset()
             if progress >= 1:
                 break
-            stage = next(i for i, s in enumerate(self.stages) if progress < s.until)
-            if stage != self.stage:
-                self.stage, self.stage_start = stage, self.step
-            batch = stream.batch(stage, self.step - self.stage_start)
-            self.elapsed += pace.lap(self.train_step(batch, progress), self.stages[stage].batch)
+            self._enter_stage(progress, stream)
+            batch = stream.batch(self.stage, self.step - self.stage_start)
+            losses = self.train_step(batch, progress)
+            self.elapsed += pace.lap(losses, self.stages[self.stage].batch)
             if self.rank == 0 and pace.due(line.seconds):
                 line.show(self._describe(progress, pace))
             if pace.now - last_save >= config.checkpoint_every:
@@ -287,6 +286,15 @@ class Trainer:
         if self.rank == 0:
             line.say(f'{self.step} steps in {clock(self.elapsed)}, '
                      f'{clock(time.perf_counter() - started)} in this process')
+
+    def _enter_stage(self, progress: float, stream: Stream) -> None:
+        """Go on to the next stage when it is time; by the clock, not before it has frames."""
+        due = next(i for i, stage in enumerate(self.stages) if progress < stage.until)
+        if due == self.stage:
+            return
+        (ready,) = distributed.agree([self.budget.steps is not None or stream.ready(due)])
+        if ready:
+            self.stage, self.stage_start = due, self.step
 
     def train_step(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Take one step; return the losses of this process by task, on the device."""
