@@ -7,6 +7,7 @@ source -> producer thread prepares the next frame -> publisher thread keeps the 
 """
 
 import queue
+import signal
 import sys
 import threading
 import time
@@ -317,6 +318,8 @@ def main(args: list[str] | None = None) -> int:
             executor.spin_once(timeout_sec=0.1)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    # The way out is short; another SIGINT, such as launch sends after a Ctrl-C, must not break it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     node.close()
     leave(node, int(node.failed))
 

@@ -8,6 +8,7 @@ image topic -> callback keeps the newest -> worker thread: decode, infer, fill, 
 
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+import signal
 import sys
 import time
 from typing import NamedTuple
@@ -317,6 +318,8 @@ def main(args: list[str] | None = None) -> int:
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    # The way out is short; another SIGINT, such as launch sends after a Ctrl-C, must not break it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     node.close()
     leave(node)
 
