@@ -114,8 +114,8 @@ def _look(plan, dice, eye, height, fov):
     seen = (off_axis < 0.45 * fov[:, None, None]).float()
     gain = (seen * (areas / distance ** 2).clamp(max=0.7)[:, None]).sum(-1)
     noise = -torch.log(-torch.log(dice.uniform('camera.taste', _LOOKS, low=1e-6, high=1 - 1e-6)))
-    near = (1.5 - sight.amin(-1)).clamp(min=0)
-    score = 2.2 * torch.log(gain + 0.05) + 1.5 * torch.log(sight.mean(-1)) - 4 * near
+    near = (1.3 - sight.amin(-1)).clamp(min=0)
+    score = 2.2 * torch.log(gain + 0.05) + 1.2 * torch.log(sight.mean(-1)) - 4 * near
     score = score + 0.35 * noise
     return yaw.gather(1, score.argmax(1, keepdim=True))[:, 0]
 

@@ -29,7 +29,7 @@ from mtan_perception.synthetic.sensor import photograph
 _TILE = 8
 # Pixels rendered at once: on a CPU few enough for its caches; elsewhere as many as make the cost
 # of starting kernels small, if memory allows for this many bytes a pixel.
-_CPU_PIXELS = 4 * 144 * 192
+_CPU_PIXELS = 8 * 144 * 192
 _GPU_PIXELS = 512 * 144 * 192
 _BYTES_PER_PIXEL = 1500
 # Scenes planned and furnished at once.
@@ -137,10 +137,10 @@ def _shade(rooms, camera, focal, rays, hits, scene):
         seen = light_reaching(world, points, place, hits.surface, scene, listed, _LIGHT_SIZE)
         strength = each(lights.colour[:, lamp]) * (seen.reshape(-1) / (0.6 + 0.35 * away))
         light = light + strength * cosine.clamp(min=0)
-        # Blinn-Phong highlight, to the 32nd power.
+        # Blinn-Phong highlight, to the 32nd power; the floor keeps it off slow denormal numbers.
         middle = toward * away.rsqrt() - direction / norm
         middle = middle / middle.square().sum(0).sqrt().clamp(min=1e-6)
-        peak = (at.normal * middle).sum(0).clamp(min=0)
+        peak = (at.normal * middle).sum(0).clamp(min=0.25)
         for _ in range(5):
             peak = peak * peak
         shine = shine + strength * (peak * gloss * 0.5 * lit)

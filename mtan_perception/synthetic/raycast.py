@@ -261,10 +261,10 @@ def _nearest(shape, table, base, groups, rays):
         low, high = interval(shape, row[9:], _apply(row[:9], rays[..., :n]))
         # The camera is in no solid, so what it leaves behind it also misses.
         miss = low.clamp(min=0).sub_(high).clamp_(min=0)
-        low = torch.add(low, miss, alpha=1e12).clamp_(max=_FAR)
-        best[:, :n] = torch.minimum(best[:, :n], low)
-        coded = (low.view(torch.int32) & ~_STEPS) | min(step, _STEPS)
-        key[:, :n] = torch.minimum(key[:, :n], coded)
+        low = low.add_(miss, alpha=1e12).clamp_(max=_FAR)
+        torch.minimum(best[:, :n], low, out=best[:, :n])
+        coded = low.view(torch.int32).bitwise_and_(~_STEPS).bitwise_or_(min(step, _STEPS))
+        torch.minimum(key[:, :n], coded, out=key[:, :n])
     return best, key & _STEPS
 
 

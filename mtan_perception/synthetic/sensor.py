@@ -42,7 +42,7 @@ def _develop(light, dice):
 
 def _blur(image, dice):
     """Blur by defocus and by motion along a line; most images by little."""
-    number, _, _, width = image.shape
+    number, _, height, width = image.shape
     scale = width / 192
     defocus = 0.3 + 0.6 * dice.uniform('sensor.defocus') ** 4
     moving = dice.chance('sensor.motion', p=0.2)
@@ -55,13 +55,13 @@ def _blur(image, dice):
     spread = (defocus * scale ** 0.5)[:, None, None]
     reach = (length * scale)[:, None, None] / 2
     away = (along.abs() - reach).clamp(min=0) ** 2 + across ** 2
-    kernel = torch.exp(-away / (2 * spread ** 2))
+    # Tiny weights are cut to 0: denormal numbers would slow the convolution down tenfold.
+    kernel = (torch.exp(-away / (2 * spread ** 2)) - 1e-6).clamp(min=0)
     kernel = kernel / kernel.sum((1, 2), keepdim=True)
     padded = functional.pad(image, (_KERNEL // 2,) * 4, mode='replicate')
-    kernel = kernel.repeat_interleave(3, 0)[:, None]
-    blurred = functional.conv2d(padded.reshape(1, number * 3, *padded.shape[2:]), kernel,
-                                groups=number * 3)
-    return blurred.reshape(image.shape)
+    blurred = functional.conv2d(padded.reshape(1, number * 3, *padded.shape[2:]),
+                                kernel.repeat_interleave(3, 0)[:, None], groups=number * 3)
+    return blurred.reshape(number, 3, height, width)
 
 
 def _noise(image, dice, time):
