@@ -7,7 +7,6 @@ import os
 
 import torch
 from torch import distributed, nn, Tensor
-from torch.distributed.nn.functional import all_reduce
 
 
 def start() -> tuple[int, int, int]:
@@ -54,32 +53,48 @@ def agree(values: Sequence[float]) -> list[float]:
     return shared.tolist()
 
 
+class _Gather(torch.autograd.Function):
+    """x of every process, (processes, *x.shape); gradients flow back to all of them."""
+
+    @staticmethod
+    def forward(_context, x: Tensor) -> Tensor:
+        gathered = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(gathered, x.contiguous())
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(_context, gradient: Tensor) -> Tensor:
+        # Each process's x is a part of every process's result.
+        gradient = gradient.contiguous()
+        distributed.all_reduce(gradient)
+        return gradient[distributed.get_rank()]
+
+
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """
     BatchNorm over the images of all processes, on any device.
 
-    torch's SyncBatchNorm works on GPUs alone. The moments are summed in two passes, mean first,
-    because the difference of two large sums loses the small variances in float32. Every process
-    must hold the same number of values per channel.
+    torch's SyncBatchNorm works on GPUs alone. The moments of the processes are exchanged at once
+    and combined; sums of squares would lose small variances in float32. Every process must hold
+    the same number of values per channel.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x of (N, C, H, W) over each channel."""
         if not (self.training and is_parallel()):
             return super().forward(x)
-        processes = distributed.get_world_size()
-        # all_reduce of torch.distributed.nn: the gradient flows through it to every process.
-        mean = all_reduce(x.mean((0, 2, 3))) / processes
-        centred = x - mean[:, None, None]
-        variance = all_reduce(centred.square().mean((0, 2, 3))) / processes
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        means, variances = _Gather.apply(torch.stack((mean, variance))).unbind(1)
+        mean = means.mean(0)
+        variance = variances.mean(0) + (means - mean).square().mean(0)
         if self.track_running_stats:
-            count = processes * x.numel() // x.shape[1]
+            count = distributed.get_world_size() * x.numel() // x.shape[1]
             with torch.no_grad():
                 self.num_batches_tracked += 1
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(variance * (count / max(1, count - 1)), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
 
 
 def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:

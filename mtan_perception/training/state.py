@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 import pickle
 from typing import Any
-import zipfile
 
 import torch
 
@@ -35,11 +34,13 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 def read_state(path: Path) -> dict[str, Any]:
     """Read what ``save_state`` wrote, tensors on the CPU; CheckpointError names the file."""
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
+        file = open(path, 'rb')
     except OSError as error:
         raise CheckpointError(f'{path}: cannot be opened ({error.strerror}); start without '
                               '--resume, or give the folder of a run') from error
-    except (EOFError, KeyError, RuntimeError, pickle.UnpicklingError,
-            zipfile.BadZipFile) as error:
-        raise CheckpointError(f'{path}: is no training state or is damaged ({error}); '
-                              'remove it to start anew') from error
+    with file:
+        try:
+            return torch.load(file, map_location='cpu', weights_only=True)
+        except (EOFError, KeyError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f'{path}: is no training state or is damaged ({error}); '
+                                  'remove it to start anew') from error

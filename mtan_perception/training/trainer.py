@@ -145,8 +145,7 @@ class Trainer:
         if self.world == 1 or self.config.weighting in GRADIENT_WEIGHTINGS:
             return self.network
         return DistributedDataParallel(
-            self.network, [self.device] if self.device.type == 'cuda' else None,
-            broadcast_buffers=False)
+            self.network, [self.device] if self.device.type == 'cuda' else None)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config = self.config

@@ -79,7 +79,7 @@ def test_losses_of_bfloat16_outputs_are_computed_in_float32():
 def test_a_loss_that_does_not_fit_is_refused_by_name():
     kinds, usual = {'depth': 'depth'}, {'depth': 'l1'}
     assert choose_losses(kinds, usual, {'depth': 'relative'})['depth'] is LOSSES['relative']
-    with pytest.raises(ValueError, match="'cosine' does not fit depth.*l1, mse, relative"):
+    with pytest.raises(ValueError, match=r"'cosine' does not fit depth.*l1, mse, relative"):
         choose_losses(kinds, usual, {'depth': 'cosine'})
     with pytest.raises(ValueError, match="unknown task 'normal'"):
         choose_losses(kinds, usual, {'normal': 'cosine'})

@@ -1,55 +1,22 @@
 # Copyright 2026 The mtan_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The trainer on a small data set in memory: it learns, repeats, resumes, and loses nothing."""
+"""The trainer on a small data set in memory: it repeats, resumes, and loses nothing."""
 
 import csv
-from dataclasses import replace
-import errno
+from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from train_in_memory import make_config, make_source
 
-from mtan_perception.checkpoint import CheckpointError, load_network
+from mtan_perception.checkpoint import CheckpointError, load_network, read_card
 from mtan_perception.tasks import NYUV2_TASKS
-from mtan_perception.training.config import TrainConfig
-from mtan_perception.training.layouts import DEFAULT_KINDS
-from mtan_perception.training.sources import FileSource
 from mtan_perception.training import trainer as trainer_module
-from mtan_perception.training.trainer import Trainer
+from mtan_perception.training.trainer import thin, Trainer
 
-SIZE = (32, 48)
-LOSSES = {'segmentation': 'cross_entropy', 'depth': 'l1', 'normal': 'cosine'}
-
-
-class Samples(Dataset):
-    """Coloured rectangles whose colour tells class, depth and normal."""
-
-    def __init__(self, count):
-        generator = torch.Generator().manual_seed(count)
-        classes = torch.randint(13, (count, 2, 3), generator=generator)
-        self.label = classes.repeat_interleave(16, 1).repeat_interleave(16, 2)
-
-    def __len__(self):
-        return len(self.label)
-
-    def __getitem__(self, index):
-        label = self.label[index]
-        x = label / 12
-        normal = torch.stack((x, 1 - x, -torch.ones_like(x)))
-        return {'image': torch.stack((x, x * x, 1 - x)), 'segmentation': label,
-                'depth': (1 + 3 * x)[None], 'normal': normal / normal.norm(dim=0)}
-
-
-def make_source(count=8, seed=0):
-    return FileSource(Samples(count), Samples(2), NYUV2_TASKS, DEFAULT_KINDS, LOSSES, SIZE,
-                      seed=seed)
-
-
-def make_config(out, **keys):
-    usual = {'out': str(out), 'device': 'cpu', 'steps': 6, 'stages': '1:32x48:4',
-             'head_channels': 16, 'log_every': 0.0, 'threads': 1}
-    return replace(TrainConfig(), **{**usual, **keys})
+SCRIPT = Path(__file__).with_name('train_in_memory.py')
 
 
 def read_losses(out):
@@ -57,35 +24,143 @@ def read_losses(out):
         return [[float(row[name]) for name in NYUV2_TASKS] for row in csv.DictReader(file)]
 
 
-def test_a_run_repeats_resumes_and_ends_with_weights(tmp_path):
-    whole = Trainer(make_config(tmp_path / 'whole'), make_source())
-    figures = whole.train()
-    losses = read_losses(tmp_path / 'whole')
-    assert len(losses) == 6
-    assert set(figures) == set(NYUV2_TASKS)
-    network, card = load_network(tmp_path / 'whole' / 'last.safetensors')
+class Killed(Exception):
+    pass
+
+
+class Dying(Trainer):
+    """Does not live to take its fifth step."""
+
+    def train_step(self, batch, progress):
+        if self.step == 4:
+            self._save_state()
+            raise Killed
+        return super().train_step(batch, progress)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """Return a trainer that has run without interruption."""
+    trainer = Trainer(make_config(tmp_path_factory.mktemp('whole')), make_source())
+    trainer.train()
+    return trainer
+
+
+def test_a_run_ends_with_weights_that_say_how_they_came_about(whole):
+    network, card = load_network(whole.out / 'last.safetensors')
     assert card.training['steps'] == 6
-    for name, value in whole.average.network.state_dict().items():
-        torch.testing.assert_close(network.state_dict()[name], value, rtol=1e-3, atol=1e-3,
-                                   check_dtype=False)
+    assert card.training['validation']['depth']['rel'] == pytest.approx(
+        whole.figures['depth']['rel'], abs=1e-4)
+    for ours, stored in zip(whole.average.network.parameters(), network.parameters(),
+                            strict=True):
+        torch.testing.assert_close(ours, stored, rtol=1e-3, atol=1e-4)
+    assert read_card(whole.out / 'best.safetensors') == card
+    assert (whole.out / 'train.png').stat().st_size > 1000
 
-    class Killed(Exception):
-        pass
 
-    class Dying(Trainer):
-        def train_step(self, batch, progress):
-            if self.step == 4:
-                raise Killed
-            return super().train_step(batch, progress)
-
-    config = make_config(tmp_path / 'parts', checkpoint_every=0.0)
+def test_a_killed_run_resumes_as_if_nothing_had_happened(whole, tmp_path):
+    config = make_config(tmp_path)
     with pytest.raises(Killed):
         Dying(config, make_source()).train()
     rest = Trainer(config, make_source())
     rest.resume()
     assert rest.step == 4
     rest.train()
-    assert read_losses(tmp_path / 'parts') == losses
+    assert read_losses(tmp_path) == read_losses(whole.out)
     for ours, theirs in zip(rest.network.state_dict().values(),
                             whole.network.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch, capsys):
+    resource = pytest.importorskip('resource')
+    trainer = Trainer(make_config(tmp_path), make_source())
+    trainer._save_state()
+    trainer.step = 17
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A write that fails half-way, as on a disk that fills up.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        trainer._save_state()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert 'state.pt: cannot be written' in capsys.readouterr().out
+    assert trainer.failed_saves == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['state.pt']
+    again = Trainer(make_config(tmp_path), make_source())
+    again.resume()
+    assert again.step == 0
+    monkeypatch.setattr(trainer_module.shutil, 'disk_usage',
+                        lambda path: type('Usage', (), {'free': 10_000_000}))
+    with pytest.raises(OSError, match=r'0\.0 GB are free.*choose another folder with --out'):
+        Trainer(make_config(tmp_path), make_source())
+
+
+def test_a_state_that_does_not_fit_is_named(whole, tmp_path):
+    with pytest.raises(CheckpointError, match='cannot be opened'):
+        Trainer(make_config(tmp_path), make_source()).resume()
+    other = Trainer(make_config(whole.out, architecture='split'), make_source())
+    with pytest.raises(CheckpointError, match='state of another training'):
+        other.resume()
+    # What is left after a power failure on a file system without order.
+    (tmp_path / 'state.pt').write_bytes((whole.out / 'state.pt').read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match='is damaged'):
+        Trainer(make_config(tmp_path), make_source()).resume()
+
+
+@pytest.mark.parametrize('keys', (
+    {'weighting': 'nash'}, {'weighting': 'uncertainty', 'architecture': 'split'},
+    {'weighting': 'gls', 'architecture': 'single', 'loss_stride': 2, 'optimizer': 'sgd'},
+    {'precision': 'bf16', 'ema': 0.0, 'losses': {'depth': 'relative'}}), ids=str)
+def test_a_few_steps_of_every_kind_lower_the_loss(tmp_path, keys):
+    trainer = Trainer(make_config(tmp_path, warm_up=0.01, dropout=0.0, **keys), make_source())
+    stream = trainer.source.stream(trainer.stages, trainer.device, tmp_path, 0, 1, 0)
+    batch = stream.batch(0, 0)
+    history = [sum(trainer.train_step(batch, 0.1).values()).item() for _ in range(8)]
+    assert history[-1] < 0.9 * history[0]
+
+
+def run_processes(out, processes):
+    command = [sys.executable, str(SCRIPT), str(out)]
+    if processes > 1:
+        command[1:1] = ['-m', 'torch.distributed.run', '--standalone',
+                        f'--nproc-per-node={processes}']
+    child = subprocess.Popen(command)
+    try:
+        assert child.wait(100) == 0
+    finally:
+        child.terminate()  # torchrun passes it on
+        child.wait(20)
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    """The frames of one process lack more truth than those of the other."""
+    run_processes(tmp_path / 'one', 1)
+    run_processes(tmp_path / 'two', 2)
+    for name, steps in (('gls', 3), ('pcgrad', 2)):
+        one, two = (torch.tensor(read_losses(tmp_path / processes / name), dtype=torch.float64)
+                    for processes in ('one', 'two'))
+        assert len(one) == steps
+        torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
+
+
+def test_truth_is_thinned_where_the_output_lies():
+    rows = torch.arange(9.0)[:, None].expand(9, 5)
+    truth, size = thin({'image': torch.zeros(1, 3, 9, 5), 'depth': rows.expand(1, 1, 9, 5),
+                        'intrinsics': torch.eye(3)[None]}, 2)
+    assert size == (4, 2)
+    # Corner to corner, as align_corners has it.
+    assert truth['depth'][0, 0, :, 0].tolist() == [0, 3, 5, 8]
+    assert 'intrinsics' not in truth
+
+
+def test_what_cannot_be_trained_is_named(tmp_path):
+    with pytest.raises(ValueError, match='give one of minutes, epochs and steps'):
+        Trainer(make_config(tmp_path, minutes=1.0), make_source())
+    with pytest.raises(ValueError, match="precision: 'fp8'; choose"):
+        Trainer(make_config(tmp_path, precision='fp8'), make_source())
+    with pytest.raises(ValueError, match="architecture: 'unet'; choose one of mtan, split"):
+        Trainer(make_config(tmp_path, architecture='unet'), make_source())
+    trainer = Trainer(make_config(tmp_path, stages='1:64x96:4'), make_source())
+    with pytest.raises(ValueError, match='64x96, but the images of this data set are 32x48'):
+        trainer.train()

@@ -1,0 +1,60 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A small data set in memory, and a training on it that torchrun can start."""
+
+from dataclasses import replace
+import sys
+
+import torch
+from torch.utils.data import Dataset
+
+from mtan_perception.tasks import NYUV2_TASKS
+from mtan_perception.training.config import TrainConfig
+from mtan_perception.training.layouts import DEFAULT_KINDS
+from mtan_perception.training.sources import FileSource
+from mtan_perception.training.trainer import Trainer
+
+SIZE = (32, 48)
+LOSSES = {'segmentation': 'cross_entropy', 'depth': 'l1', 'normal': 'cosine'}
+
+
+class Samples(Dataset):
+    """Blocks whose colour tells class, depth and normal; the k-th has k blocks without truth."""
+
+    def __init__(self, count):
+        generator = torch.Generator().manual_seed(count)
+        classes = torch.randint(13, (count, 6), generator=generator)
+        known = torch.arange(6) >= torch.arange(count)[:, None] % 5
+        self.classes, self.known = (
+            blocks.view(count, 2, 3).repeat_interleave(16, 1).repeat_interleave(16, 2)
+            for blocks in (classes, known))
+
+    def __len__(self):
+        return len(self.classes)
+
+    def __getitem__(self, index):
+        label, known = self.classes[index], self.known[index]
+        x = label / 12
+        normal = torch.stack((x, 1 - x, -torch.ones_like(x)))
+        return {'image': torch.stack((x, x * x, 1 - x)), 'segmentation': label.where(known, -1),
+                'depth': (1 + 3 * x).where(known, 0)[None],
+                'normal': (normal / normal.norm(dim=0)).where(known, 0)}
+
+
+def make_source(count=8):
+    return FileSource(Samples(count), Samples(2), NYUV2_TASKS, DEFAULT_KINDS, LOSSES, SIZE)
+
+
+def make_config(out, **keys):
+    usual = {'out': str(out), 'device': 'cpu', 'steps': 6, 'stages': '1:32x48:4',
+             'head_channels': 16, 'log_every': 0.0, 'threads': 1}
+    return replace(TrainConfig(), **{**usual, **keys})
+
+
+if __name__ == '__main__':
+    # Dropout differs between processes, so it has to be off to compare them with one. One sums
+    # its losses and leaves the rest to DistributedDataParallel, the other averages by itself.
+    for weighting, steps in (('gls', 3), ('pcgrad', 2)):
+        Trainer(make_config(f'{sys.argv[1]}/{weighting}', steps=steps, weighting=weighting,
+                            dropout=0.0, class_balance=0.5, precision='fp64'),
+                make_source()).train()
