@@ -111,7 +111,7 @@ def _evaluate(args: argparse.Namespace):
     """Return the Evaluation of weights on data, what to say about it, and the classes."""
     from mtan_perception.inference import Engine
     from mtan_perception.labels import generic
-    from mtan_perception.training.evaluation import choose_tasks, corrects_depth, evaluate
+    from mtan_perception.training.evaluation import choose_tasks, evaluate
     engine = Engine(args.weights, args.device, args.precision,
                     input_size=parse_size(args.input_size) if args.input_size else None)
     data = _open_synthetic(args, engine) if args.data == 'synthetic' else _open_dataset(args)
@@ -135,7 +135,7 @@ def _evaluate(args: argparse.Namespace):
              'precision': engine.precision}
     if DEPTH in channels:
         about |= {'depth_unit': data.depth_unit,
-                  'focal_length_corrected': data.has_intrinsics and corrects_depth(engine.card)}
+                  'focal_length_corrected': data.has_intrinsics and engine.corrects_depth}
     return evaluation, about, data.labels or generic(channels.get(SEGMENTATION, 1))
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn, Tensor
 
 from mtan_perception.checkpoint import load_network
-from mtan_perception.geometry import fit_image
+from mtan_perception.geometry import correct_depth, fit_image
 from mtan_perception.inference.postprocess import (
     copy_to_host,
     finish_depth,
@@ -78,6 +78,11 @@ class Engine:
         return tuple(name for name in self.card.tasks if name in _OUTPUT_TASKS)
 
     @property
+    def corrects_depth(self) -> bool:
+        """Whether depth can be corrected by a camera's focal length: the weights name theirs."""
+        return self.card.focal_length is not None and self.card.depth_unit == 'metre'
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks to compute, in the network's order."""
         return self._tasks
@@ -132,13 +137,16 @@ class Engine:
         self.infer(np.zeros((*self.input_size, 3), np.uint8))
 
     @torch.inference_mode()
-    def infer(self, image: np.ndarray, tasks: Iterable[str] | None = None) -> Prediction:
+    def infer(self, image: np.ndarray, tasks: Iterable[str] | None = None,
+              focal_length: float | None = None) -> Prediction:
         """
         Predict the tasks of one image.
 
         :param image: (H, W, 3) uint8 RGB of any size; it is scaled by one factor to fit into
             `input_size`, never stretched, and read but not kept.
         :param tasks: those wanted for this image; None for `self.tasks`.
+        :param focal_length: the camera's, in pixels of `image`; depth is corrected from the one
+            it was learnt for (see `corrects_depth`). None leaves depth as the network gives it.
         :raises EngineError: for an image of another type or shape, or an unknown task.
         """
         _check_image(image)
@@ -152,8 +160,11 @@ class Engine:
         clock.lap('preprocess')
         maps = self._network(x, tasks=wanted)
         clock.lap('network')
-        outputs = self._finish({name: output[0, :, :fit.height, :fit.width]
-                                for name, output in maps.items()})
+        maps = {name: output[0, :, :fit.height, :fit.width] for name, output in maps.items()}
+        if DEPTH in maps and focal_length is not None and self.corrects_depth:
+            maps[DEPTH] = correct_depth(
+                maps[DEPTH].float(), focal_length * fit.scale, self.card.focal_length)
+        outputs = self._finish(maps)
         arrays = copy_to_host({'image': resized[0].permute(1, 2, 0), **outputs})
         clock.lap('postprocess')
         return Prediction(scale=fit.scale, timings=clock.laps, **arrays)

@@ -7,7 +7,6 @@ source -> producer thread prepares the next frame -> publisher thread keeps the 
 """
 
 import queue
-import signal
 import sys
 import threading
 import time
@@ -16,7 +15,6 @@ import cv2
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -36,7 +34,7 @@ from mtan_perception.node.camera_sources import (
     SourceOptions,
 )
 from mtan_perception.node.image_codec import encode_image, to_uint8_array
-from mtan_perception.node.process import leave
+from mtan_perception.node.process import leave, spin
 
 STOP_TIMEOUT = 0.3
 """How long an ending node waits for the frame being prepared, in seconds."""
@@ -311,16 +309,7 @@ def main(args: list[str] | None = None) -> int:
         print(f'camera_node: cannot start: {error}', file=sys.stderr)
         try_shutdown()
         return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        while rclpy.ok() and not node.finished.is_set():
-            executor.spin_once(timeout_sec=0.1)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    # The way out is short; another SIGINT, such as launch sends after a Ctrl-C, must not break it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    node.close()
+    spin(node, node.finished.is_set)
     leave(node, int(node.failed))
 
 

@@ -8,7 +8,6 @@ image topic -> callback keeps the newest -> worker thread: decode, infer, fill, 
 
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-import signal
 import sys
 import time
 from typing import NamedTuple
@@ -30,7 +29,7 @@ from mtan_perception.node import parameters as parameter_table
 from mtan_perception.node.diagnostics import diagnostic_array, Statistics
 from mtan_perception.node.image_codec import decode_compressed, decode_image, ImageError
 from mtan_perception.node.outputs import camera_info_fault, Outputs
-from mtan_perception.node.process import leave
+from mtan_perception.node.process import leave, spin
 from mtan_perception.node.worker import Worker
 from mtan_perception.tasks import select_tasks
 
@@ -221,27 +220,31 @@ class MtanNode(LifecycleNode):
         compressed = isinstance(frame.message, CompressedImage)
         image = decode_compressed(frame.message) if compressed else decode_image(frame.message)
         stages = {'wait': start - frame.arrival, 'decode': time.monotonic() - start}
-        self._publish_camera_info(header, image.shape[:2], settings)
+        camera_info = self._fitting_camera_info(image.shape[:2])
+        if camera_info is not None:
+            fit = fit_image(image.shape[:2], settings.input_size)
+            self._outputs.publish_camera_info(header, camera_info, fit)
         if not tasks:
             return
         _apply_settings(engine, settings)
-        prediction = engine.infer(image, tasks)
+        focal_length = None if camera_info is None else camera_info.k[0]
+        prediction = engine.infer(image, tasks, focal_length)
         start = time.monotonic()
         self._outputs.publish_images(prediction, tasks, header, settings, self._palette)
         now = time.monotonic()
         stages |= prediction.timings | {'publish': now - start}
         self._statistics.count_published(now - frame.arrival, stages)
 
-    def _publish_camera_info(self, header, image_size: tuple[int, int], settings) -> None:
+    def _fitting_camera_info(self, image_size: tuple[int, int]) -> CameraInfo | None:
+        """Return the newest CameraInfo if it belongs to images of this size."""
         camera_info = self._camera_info
         if camera_info is None:
-            return
+            return None
         fault = camera_info_fault(camera_info, image_size)
         if fault:
             self._report_error('camera_info', f"topic '{self._camera_info_topic}': {fault}")
-            return
-        fit = fit_image(image_size, settings.input_size)
-        self._outputs.publish_camera_info(header, camera_info, fit)
+            return None
+        return camera_info
 
     def _report_error(self, kind: str, text: str) -> None:
         if self._statistics.count_error(kind, text):
@@ -314,13 +317,7 @@ def main(args: list[str] | None = None) -> int:
         print(f'mtan_node: cannot start: {error}', file=sys.stderr)
         try_shutdown()
         return 1
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    # The way out is short; another SIGINT, such as launch sends after a Ctrl-C, must not break it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    node.close()
+    spin(node)
     leave(node)
 
 

@@ -1,22 +1,48 @@
 # Copyright 2026 The mtan_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""How a node's process ends."""
+"""How a node's process runs and ends."""
 
+from collections.abc import Callable
 import os
+import signal
 import sys
 from typing import NoReturn
 
+import rclpy
+from rclpy._rclpy_pybind11 import RCLError
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.utilities import try_shutdown
 
 
+def spin(node: Node, is_done: Callable[[], bool] = lambda: False) -> None:
+    """Run the node's callbacks until SIGINT, SIGTERM, the end of ROS, or `is_done()`."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while rclpy.ok() and not is_done():
+        try:
+            executor.spin_once(timeout_sec=0.1)
+        except (KeyboardInterrupt, ExternalShutdownException):
+            return
+        except RCLError as error:
+            # Before Kilted these come out here: an invalid transition, which must not end the
+            # node, and an end of ROS in the middle of a wait, which is none of its errors.
+            if rclpy.ok():
+                node.get_logger().error(str(error))
+
+
 def leave(node: Node, exit_code: int = 0) -> NoReturn:
     """
-    Say goodbye to the other nodes and end the process at once.
+    Close the node, say goodbye to the others, and end the process at once.
 
     Nothing is left to save by then. The interpreter's own way out takes a second where torch is
     loaded, and may abort where a thread is still in a forward pass, which nothing can interrupt.
+
+    :param node: one with a `close()` that ends its threads.
     """
+    # Another SIGINT, such as launch sends after a Ctrl-C, must not break the short way out.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    node.close()
     node.destroy_node()
     try_shutdown()
     sys.stdout.flush()

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtan_perception.checkpoint import ModelCard
-from mtan_perception.geometry import correct_depth
 from mtan_perception.inference import Prediction
 from mtan_perception.labels import generic, LabelSet
 from mtan_perception.metrics import DepthMetrics, NormalMetrics, SegmentationMetrics
@@ -198,7 +197,7 @@ def evaluate(engine, frames: Iterable[tuple[str, Mapping[str, Tensor]]],
     """
     Run the engine on each frame and judge its predictions.
 
-    :param engine: an Engine; it needs `card` and `infer(image, tasks)`.
+    :param engine: an Engine; it needs `card` and `infer(image, tasks, focal_length)`.
     :param frames: name and sample of each: 'image' (3, H, W) RGB in 0..1; the truth:
         'segmentation' (H, W) with -1 for unlabelled, 'depth' (1, H, W) with 0 for unknown,
         'normal' (3, H, W) in the optical frame with zeros for unknown; and, where known,
@@ -207,28 +206,20 @@ def evaluate(engine, frames: Iterable[tuple[str, Mapping[str, Tensor]]],
     :param progress: called with the number of frames that are done.
     :raises ValueError: if there is no frame, or naming one that cannot be judged.
 
-    A prediction of another size than the truth is resized to it. Where the focal length of both
-    the camera and the weights is known, depth in metres is corrected by it
-    (`geometry.correct_depth`).
+    A prediction of another size than the truth is resized to it. The engine corrects depth by
+    the camera's focal length where that is known.
     """
     evaluation = Evaluation(channels)
     for name, sample in frames:
         image = to_image(sample['image'])
-        prediction = engine.infer(image, tuple(channels))
-        if DEPTH in channels and corrects_depth(engine.card) and 'intrinsics' in sample:
-            seen = float(sample['intrinsics'][0, 0]) * prediction.scale
-            prediction.depth = correct_depth(prediction.depth, seen, engine.card.focal_length)
+        focal_length = float(sample['intrinsics'][0, 0]) if 'intrinsics' in sample else None
+        prediction = engine.infer(image, tuple(channels), focal_length)
         truth = _truth(sample, channels)
         evaluation.update(name, image, _outputs(prediction, channels, image.shape[:2]), truth)
         progress(evaluation.count)
     if not evaluation.count:
         raise ValueError('no frame to judge; choose another part of the data')
     return evaluation
-
-
-def corrects_depth(card: ModelCard) -> bool:
-    """Return whether the weights' depth can be corrected by a camera's focal length."""
-    return card.focal_length is not None and card.depth_unit == 'metre'
 
 
 def synthetic_frames(seeds: range, size: tuple[int, int],

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine: its outputs' form and place, its settings, and what it refuses."""
 
+from dataclasses import replace
 import logging
 import subprocess
 import sys
@@ -186,6 +187,28 @@ def test_settings_take_effect_on_the_next_frame(copier, image):
     assert np.array_equal(np.isfinite(after), kept) and np.array_equal(after[kept], before[kept])
     copier.input_size = [32, 40]
     assert copier.input_size == (32, 40) and copier.infer(image).depth.shape == (32, 40)
+
+
+@pytest.mark.parametrize('focal_length, learnt, unit, factor', [
+    (200.0, 100.0, 'metre', 2.0),  # a lens twice as long: what looks 2 m away is 4 m away
+    (None, 100.0, 'metre', 1.0),
+    (200.0, None, 'metre', 1.0),
+    (200.0, 100.0, 'inverse', 1.0),  # a disparity does not grow as a distance does
+])
+def test_depth_is_corrected_by_the_focal_length(copier, focal_length, learnt, unit, factor):
+    copier.card = replace(copier.card, focal_length=learnt, depth_unit=unit)
+    grey = np.full((*SIZE, 3), 51, np.uint8)
+    depth = copier.infer(grey, focal_length=focal_length).depth
+    np.testing.assert_allclose(depth, 0.2 * factor, rtol=1e-5)
+
+
+def test_the_focal_length_counts_at_the_size_that_the_network_sees(copier):
+    copier.card = replace(copier.card, focal_length=100.0)
+    grey = np.full((2 * SIZE[0], 2 * SIZE[1], 3), 51, np.uint8)
+    copier.depth_range = 0.0, 0.3
+    np.testing.assert_allclose(copier.infer(grey, focal_length=200.0).depth, 0.2, rtol=1e-5)
+    assert np.isnan(copier.infer(grey, focal_length=400.0).depth).all(), \
+        'the range holds for corrected depth'
 
 
 def test_confidence_threshold_unlabels(engine, image):

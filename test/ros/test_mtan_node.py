@@ -49,6 +49,7 @@ class Robot:
         self.images = node.create_publisher(
             Image, 'image', QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE))
         self.camera_infos = node.create_publisher(CameraInfo, 'camera_info', 1)
+        self.camera_info = None
         self.diagnostics = []
         node.create_subscription(
             DiagnosticArray, '/diagnostics', self.diagnostics.append, 10)
@@ -73,7 +74,13 @@ class Robot:
         return header
 
     def send(self, **fields) -> int:
-        """Publish an image; `fields` replace the message's. Returns the seconds of its stamp."""
+        """
+        Publish an image, and the camera_info before it where the robot has one.
+
+        `fields` replace the image's. Returns the seconds of its stamp.
+        """
+        if self.camera_info is not None:
+            self.camera_infos.publish(self.camera_info)
         rng = np.random.default_rng(self.count)
         message = encode_image(
             rng.integers(0, 256, (*CAMERA_SIZE, 3), np.uint8), 'rgb8', self.header())
@@ -82,24 +89,23 @@ class Robot:
         self.images.publish(message)
         return message.header.stamp.sec
 
-    def send_camera_info(self, **fields):
-        """Publish a CameraInfo, and give it time to arrive before the image that follows."""
-        assert self.spin_until(self.camera_infos.get_subscription_count)
-        self.camera_infos.publish(camera_info(**fields))
-        self.pause(0.3)
-
     def pause(self, seconds: float):
         self.spin_until(lambda: False, seconds)
 
-    def exchange(self, messages: list, timeout=20.0):
-        """Send frames until the answer to one is in `messages`; returns that answer."""
-        first = self.count + 1001
+    def send_until(self, condition, timeout=30.0):
+        """Send frames, each when the one before has had a second, until condition() holds."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             self.send()
-            if self.spin_until(lambda: messages and stamp(messages[-1]) >= first, 1.0):
-                return messages[-1]
-        raise AssertionError('no answer to a good frame')
+            if self.spin_until(condition, 1.0):
+                return
+        raise AssertionError('no answer to good frames')
+
+    def exchange(self, messages: list):
+        """Send frames until the answer to one is in `messages`; returns that answer."""
+        first = self.count + 1001
+        self.send_until(lambda: messages and stamp(messages[-1]) >= first)
+        return messages[-1]
 
     def call(self, service_type, name, request):
         client = self.node.create_client(service_type, name)
@@ -124,17 +130,18 @@ class Robot:
     def state(self) -> str:
         return self.call(GetState, '/mtan/get_state', GetState.Request()).current_state.label
 
-    def diagnostic(self, key: str, condition, timeout=15.0) -> str:
-        """Wait until the value under `key` fulfils `condition`, and return it."""
-        def latest():
-            for array in reversed(self.diagnostics):
-                values = {pair.key: pair.value for pair in array.status[0].values}
-                if condition(values.get(key, '')):
-                    return values[key]
-            return None
-        value = self.spin_until(latest, timeout)
-        assert value is not None, (key, self.diagnostics and self.diagnostics[-1])
-        return value
+    def values(self) -> dict[str, str]:
+        """Return the latest diagnostics."""
+        if not self.diagnostics:
+            return {}
+        return {pair.key: pair.value for pair in self.diagnostics[-1].status[0].values}
+
+    def says(self, key: str, text: str) -> bool:
+        """Return whether the latest diagnostics hold, under `key`, what `text` describes."""
+        return bool(re.search(text, self.values().get(key, '')))
+
+    def counts(self, key: str, least: int) -> bool:
+        return int(self.values().get(key, 0)) >= least
 
 
 def camera_info(height=CAMERA_SIZE[0], width=CAMERA_SIZE[1], focal=100.0) -> CameraInfo:
@@ -154,16 +161,14 @@ def robot(ros_node, spin_until, start_process):
     return Robot(ros_node, spin_until, start_process)
 
 
-def test_every_output_of_a_frame(robot, collect, spin_until):
+def test_every_output_of_a_frame(robot, collect):
     images = {topic: collect(Image, f'/mtan/{topic}') for topic in IMAGES}
     infos = {task: collect(CameraInfo, f'/mtan/{task}/camera_info')
              for task in ('segmentation', 'depth', 'normal')}
     received = [*images.values(), *infos.values()]
     robot.start()
-    robot.send_camera_info()
-    robot.exchange(images['normal/color'])
-    assert spin_until(lambda: len({stamp(m[-1]) for m in received if m}) == 1
-                      and all(received)), {t: len(m) for t, m in images.items()}
+    robot.camera_info = camera_info()
+    robot.send_until(lambda: all(received) and len({stamp(m[-1]) for m in received}) == 1)
     for messages in received:
         message = messages[-1]
         assert message.header.frame_id == 'front_optical'
@@ -188,20 +193,20 @@ def test_every_output_of_a_frame(robot, collect, spin_until):
         assert (info.roi.height, info.roi.width) == OUTPUT_SIZE
 
 
-def test_no_subscriber_no_work(robot, collect):
+def test_no_subscriber_no_work(robot, collect, spin_until):
     robot.start()
     end = time.monotonic() + 3
     while time.monotonic() < end:
         robot.send()
         robot.pause(0.1)
-    assert robot.diagnostic('images received', lambda v: int(v or 0) > 5)
-    assert robot.diagnostic('frames published', lambda v: v == '0')
+    assert spin_until(lambda: robot.counts('images received', 5))
+    assert robot.says('frames published', '^0$')
     depth = collect(Image, '/mtan/depth/image_rect')
     robot.exchange(depth)
-    assert robot.diagnostic('tasks with a subscriber', lambda v: v == 'depth')
+    assert spin_until(lambda: robot.says('tasks with a subscriber', '^depth$'))
     mask = collect(Image, '/mtan/segmentation/mask')
     robot.exchange(mask)
-    assert robot.diagnostic('tasks with a subscriber', lambda v: v == 'depth, segmentation')
+    assert spin_until(lambda: robot.says('tasks with a subscriber', '^depth, segmentation$'))
 
 
 def test_live_parameters(robot, collect):
@@ -317,7 +322,7 @@ def test_the_newest_frame_under_a_fast_source(robot, spin_until):
     # One frame waits at most until the next that is due (0.1 s) and is then processed.
     assert np.median(latencies) < 0.4
     assert np.median(latencies[-5:]) < np.median(latencies[:5]) + 0.2, 'latency grows'
-    assert robot.diagnostic('frames dropped for newer ones', lambda v: int(v or 0) > 50)
+    assert spin_until(lambda: robot.counts('frames dropped for newer ones', 50))
 
 
 def test_compressed_input(start_process, robot, collect, spin_until):
@@ -366,7 +371,7 @@ BAD_IMAGES = {
 }
 
 
-def test_bad_images_are_named_counted_and_survived(robot, collect):
+def test_bad_images_are_named_counted_and_survived(robot, collect, spin_until):
     depth = collect(Image, '/mtan/depth/image_rect')
     child = robot.start()
     robot.exchange(depth)
@@ -374,8 +379,8 @@ def test_bad_images_are_named_counted_and_survived(robot, collect):
     for fields, text in BAD_IMAGES.values():
         first = robot.send(**fields)
         errors += 1
-        assert robot.diagnostic('errors: image', lambda v, n=errors: int(v or 0) >= n)
-        assert re.search(text, robot.diagnostic('last error', lambda v, t=text: t in v))
+        assert spin_until(lambda n=errors: robot.counts('errors: image', n))
+        assert robot.says('last error', text)
         robot.exchange(depth)
         assert first not in {stamp(message) for message in depth}
     logged = [line for line in child.lines if "topic '/image'" in line]
@@ -388,13 +393,12 @@ def test_camera_info_that_does_not_fit(robot, collect):
     child = robot.start()
     for fields, text in [({'height': 480, 'width': 640}, '640×480 differs from.*160×120'),
                          ({'focal': 0.0}, 'focal lengths in K are 0 and 0')]:
-        robot.send_camera_info(**fields)
+        robot.camera_info = camera_info(**fields)
+        robot.send_until(lambda t=text: robot.says('last error', t))
         robot.exchange(depth)
-        assert re.search(text, robot.diagnostic(
-            'last error', lambda v, t=text: bool(re.search(t, v))))
     assert not infos
     assert child.wait_for_line("topic '/camera_info'", 1)
-    robot.send_camera_info()
+    robot.camera_info = camera_info()
     robot.exchange(infos)
 
 

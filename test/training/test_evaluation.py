@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mtan_perception.checkpoint import COMPACT
+from mtan_perception.geometry import correct_depth
 from mtan_perception.inference import Prediction
 from mtan_perception.labels import CITYSCAPES_7, LabelSet, NYUV2_13
 from mtan_perception.synthetic import render
@@ -53,11 +54,12 @@ class Predictor:
 
     def __init__(self, predictions, card=COMPACT):
         self.card = card
-        self.images = []
+        self.images, self.focal_lengths = [], []
         self._predictions = iter(predictions)
 
-    def infer(self, image, tasks):
+    def infer(self, image, tasks, focal_length=None):
         self.images.append(image)
+        self.focal_lengths.append(focal_length)
         self.tasks = tasks
         return next(self._predictions)
 
@@ -130,37 +132,22 @@ def test_known_faults_give_the_figures_computed_by_hand():
     assert errors['b'] == {SEGMENTATION: 0.5, DEPTH: 0, NORMAL: pytest.approx(40, abs=1e-3)}
 
 
-@pytest.mark.parametrize('focal, learnt, scale, expected', [
-    (200.0, 100.0, 1.0, 4.0),  # a lens twice as long: what looks 2 m away is 4 m away
-    (200.0, 100.0, 0.5, 2.0),  # the network saw half the pixels, so half the focal length
-    (None, 100.0, 1.0, 2.0),
-    (200.0, None, 1.0, 2.0),
-])
-def test_depth_is_corrected_by_the_focal_length(focal, learnt, scale, expected):
-    """The camera's focal length counts at the size that the network saw."""
-    frame = sample([[0, 1], [1, 0]], expected, focal=focal)
-    card = replace(COMPACT, focal_length=learnt)
-    depth = np.full((2, 2), 2.0, np.float32)
-    predictor = Predictor([truth_of(frame, depth=depth, scale=scale)], card)
-    assert evaluate(predictor, [('a', frame)], {DEPTH: 1}).result()[DEPTH]['abs'] == 0
+def test_the_engine_is_told_the_focal_length_where_it_is_known():
+    frames = [('a', sample([[0, 1]], 2.0, focal=200.0)), ('b', sample([[0, 1]], 2.0))]
+    predictor = Predictor([truth_of(frame) for _, frame in frames])
+    evaluate(predictor, frames, {DEPTH: 1})
+    assert predictor.focal_lengths == [200.0, None]
 
 
 def test_depth_as_the_trainer_teaches_it_is_judged_right(rooms):
-    """The correction undoes what training does to the depth of each room."""
-    depth = render_packed(range(7, 9), (24, 32), 30.0)[DEPTH][:, 0].float().numpy()
-    predictions = [truth_of(room, depth=z) for (_, room), z in zip(rooms, depth, strict=True)]
-    predictor = Predictor(predictions, replace(COMPACT, focal_length=30.0))
-    assert evaluate(predictor, rooms, {DEPTH: 1}).result()[DEPTH]['rel'] < 1e-3
-    first = rooms[0][1]
-    assert abs(first['intrinsics'][0, 0] / 30 - 1) > 0.05  # so there was something to correct
-
-
-def test_depth_without_metres_is_not_corrected():
-    """A disparity does not grow with the focal length as a distance does."""
-    frame = sample([[0, 1]], 2.0, focal=200.0)
-    card = replace(COMPACT, focal_length=100.0, depth_unit='inverse')
-    predictor = Predictor([truth_of(frame)], card)
-    assert evaluate(predictor, [('a', frame)], {DEPTH: 1}).result()[DEPTH]['abs'] == 0
+    """The engine's correction undoes what training does to the depth of each room."""
+    learnt = render_packed(range(7, 9), (24, 32), 30.0)[DEPTH][:, 0].float().numpy()
+    focals = [float(room['intrinsics'][0, 0]) for _, room in rooms]
+    predictions = [
+        truth_of(room, depth=correct_depth(depth, focal, 30.0))
+        for (_, room), depth, focal in zip(rooms, learnt, focals, strict=True)]
+    assert evaluate(Predictor(predictions), rooms, {DEPTH: 1}).result()[DEPTH]['rel'] < 1e-3
+    assert abs(focals[0] / 30 - 1) > 0.05  # so there was something to correct
 
 
 def test_outputs_of_another_size_are_resized_to_the_truth():
