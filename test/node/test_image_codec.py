@@ -128,6 +128,7 @@ def test_cv_bridge_converts_where_it_is_installed(monkeypatch):
     calls = []
 
     class CvBridge:
+
         def imgmsg_to_cv2(self, message, desired_encoding):
             calls.append(desired_encoding)
             return np.zeros((message.height, message.width, 3), np.uint8)
@@ -149,6 +150,7 @@ def test_cv_bridge_converts_where_it_is_installed(monkeypatch):
 
 def test_a_cv_bridge_that_does_not_load_is_reported_and_done_without(monkeypatch, caplog):
     class BrokenModule(ModuleType):
+
         def __getattr__(self, name):
             raise AttributeError('_ARRAY_API not found')
 
