@@ -56,5 +56,5 @@ if __name__ == '__main__':
     # its losses and leaves the rest to DistributedDataParallel, the other averages by itself.
     for weighting, steps in (('gls', 3), ('pcgrad', 2)):
         Trainer(make_config(f'{sys.argv[1]}/{weighting}', steps=steps, weighting=weighting,
-                            dropout=0.0, class_balance=0.5, precision='fp64'),
+                            dropout=0.0, ema=0.0, class_balance=0.5, precision='fp64'),
                 make_source()).train()
