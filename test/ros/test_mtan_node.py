@@ -122,6 +122,15 @@ class Robot:
             SetParametersAtomically, '/mtan/set_parameters_atomically',
             SetParametersAtomically.Request(parameters=parameters)).result
 
+    def request_invalid_transition(self, transition: str):
+        """Ask for it without waiting: before Kilted rclpy leaves such a request unanswered."""
+        client = self.node.create_client(ChangeState, '/mtan/change_state')
+        assert client.wait_for_service(20)
+        request = ChangeState.Request()
+        request.transition.id = TRANSITIONS[transition]
+        client.call_async(request)
+        self.pause(0.5)
+
     def change(self, transition: str) -> bool:
         request = ChangeState.Request()
         request.transition.id = TRANSITIONS[transition]
@@ -271,7 +280,8 @@ def test_lifecycle_with_a_configuration_that_fails(start_process, robot, collect
     truncated.write_bytes(b'\x10\x00\x00')
     child = start_process(MODULE, *small(autostart=False))
     assert robot.state() == 'unconfigured'
-    assert not robot.change('activate')
+    robot.request_invalid_transition('activate')
+    assert robot.state() == 'unconfigured', 'an invalid transition is refused and survived'
     for values, reason in [
         ({'weights': str(missing)}, 'missing.safetensors'),
         ({'weights': str(truncated)}, 'truncated.safetensors'),
