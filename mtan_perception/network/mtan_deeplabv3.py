@@ -27,7 +27,7 @@ def unit_vectors(x: Tensor, min_norm: float = 1e-4) -> Tensor:
     that output and gradient stay finite. The norm is taken in float32: in float16 the squares
     of small components vanish and those of large ones overflow.
     """
-    wide = x.float()
+    wide = x if x.dtype == torch.float64 else x.float()
     norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
     return (wide / norm.masked_fill(norm < min_norm, 1.0)).to(x.dtype)
 
