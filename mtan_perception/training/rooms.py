@@ -10,6 +10,7 @@ can be repeated and resumed exactly.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 import multiprocessing
 import os
 from pathlib import Path
@@ -133,7 +134,7 @@ class RoomStream:
                  rank: int = 0, world: int = 1) -> None:
         self._stages, self._seed = stages, seed
         self._rank, self._world = rank, world
-        self._device = device
+        self._device, self._folder = device, folder
         self._jobs = [
             _Job(folder / f'{index}-{stage.height}x{stage.width}-{rank}',
                  (stage.height + _MARGIN, stage.width + _MARGIN),
@@ -168,9 +169,12 @@ class RoomStream:
         """Stop rendering; remove the files unless the run is to be resumed."""
         if self._renderer is not None:
             self._renderer.close()
+        if keep:
+            return
         for job in self._jobs:
-            if not keep:
-                shutil.rmtree(job.folder, ignore_errors=True)
+            shutil.rmtree(job.folder, ignore_errors=True)
+        with suppress(OSError):  # missing on a GPU, not empty while another process is at work
+            self._folder.rmdir()
 
     def _fill(self, stage: int, needed: int) -> None:
         """Put chunks into the pool until it has seen `needed` frames, the newest of them."""

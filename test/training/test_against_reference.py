@@ -3,9 +3,8 @@
 """Training of the network against that of a straight transcription of the equations."""
 
 from dataclasses import replace
-from pathlib import Path
-import sys
 
+from reference_mtan import attention, bottleneck, ReferenceMTAN
 import torch
 from torch import nn
 from torch.nn import functional
@@ -20,9 +19,6 @@ from mtan_perception.training.config import TrainConfig
 from mtan_perception.training.layouts import DEFAULT_KINDS
 from mtan_perception.training.sources import FileSource
 from mtan_perception.training.trainer import Trainer
-
-sys.path.append(str(Path(__file__).parent.parent / 'network'))
-from reference_mtan import attention, bottleneck, ReferenceMTAN
 
 SIZE = (24, 32)
 STEPS = 20

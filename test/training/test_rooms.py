@@ -68,14 +68,14 @@ def test_a_full_pool_holds_the_newest_frames():
 
 
 def test_a_stream_repeats_and_resumes_from_its_files(tmp_path):
-    stream = open_stream(tmp_path)
+    stream = open_stream(tmp_path / 'frames')
     try:
         first = [stream.batch(0, step) for step in range(3)]
         second = stream.batch(1, 0)
         assert stream.ready(1)
     finally:
         stream.close(keep=True)
-    again = open_stream(tmp_path)
+    again = open_stream(tmp_path / 'frames')
     try:
         assert torch.equal(again.batch(0, 2)['depth'], first[2]['depth'])
         assert torch.equal(again.batch(1, 0)['image'], second['image'])

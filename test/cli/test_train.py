@@ -1,0 +1,63 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""``mtan train``: the command that makes the default weights, for a minute; and its errors."""
+
+import csv
+import math
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+from mtan_perception.checkpoint import load_network
+from mtan_perception.cli.main import main
+
+# Training needs torch, numpy and safetensors alone: all that others may have installed is hidden.
+BARE = """
+import sys
+for name in ('cv2', 'yaml', 'rclpy', 'torchvision', 'tensorboard', 'matplotlib', 'scipy'):
+    sys.modules[name] = None
+from mtan_perception.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_default_recipe_trains_for_a_minute(tmp_path):
+    command = [sys.executable, '-c', BARE, 'train', '--preset', 'default', '--minutes', '1',
+               '--device', 'cpu', '--out', str(tmp_path)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
+                             cwd=Path(__file__).parent.parent.parent)
+    try:
+        output, _ = child.communicate(timeout=115)
+    finally:
+        child.kill()
+    assert child.returncode == 0, output
+    assert 'images/s' in output and 'left' in output
+    _, card = load_network(tmp_path / 'last.safetensors')
+    assert card.input_size == (288, 384)
+    assert card.focal_length == 288
+    assert card.training['configuration']['stages'].startswith('0.3:96x128')
+    figures = card.training['validation']
+    assert 0 < figures['segmentation']['pixel_accuracy'] < 1
+    assert math.isfinite(figures['depth']['rel'])
+    with open(tmp_path / 'train.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]['seconds']) >= 52
+    assert not (tmp_path / 'frames').exists()
+
+
+@pytest.mark.parametrize(('arguments', 'message'), (
+    (['--preset', 'default'], 'length: give one of minutes, epochs and steps'),
+    (['--steps', '1', 'learning_rate'], "'learning_rate' is not key=value"),
+    (['--steps', '1', '--data', 'nyuv2'], 'root: where is the data set nyuv2?'),
+    (['--steps', '1', 'stages=1:1x1'], "stages: cannot read '1:1x1'"),
+    (['--epochs', '1'], 'epochs: synthetic rooms have no end'),
+    (['--steps', '1', 'tasks=depth:1,pose:3'], "tasks: unknown 'pose'"),
+    (['--steps', '1', '--device', 'tpu0'], "device: 'tpu0'; choose"),
+    (['--steps', '1', '--resume'], 'state.pt: cannot be opened')))
+def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, arguments, message):
+    assert main(['train', '--out', str(tmp_path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('mtan train: error: ')
+    assert message in error
