@@ -155,7 +155,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         'cpu': {**_BALANCED, 'stages': '0.3:96x128:16:5,0.7:144x192:8:5,1:288x384:4:3',
                 'loss_stride': 2},
         'cuda': {**_BALANCED, 'stages': '0.6:144x192:256:4,1:288x384:96:4',
-                 'learning_rate': 2e-3},
+                 'learning_rate': 2e-3, 'pool_gigabytes': 16.0},
     },
 }
 

@@ -33,8 +33,9 @@ VALIDATION_SEEDS = range(500_000, 501_000)
 _FIRST_TRAINING_SEED = 1_000_000
 _SEEDS_PER_RUN = 1_000_000_000
 
-# Frames in one file. Small, so that the first step comes soon.
-_CHUNK = 4
+# Frames rendered at once. Few on a CPU, so that the first step comes soon; on a GPU enough of them
+# that the work, not the calls, takes the time.
+_CHUNK = {'cpu': 4, 'cuda': 128}
 # Chunks rendered ahead of the step that needs them, and twice as many for each stage to come.
 _AHEAD = 8
 # A frame is rendered this much larger than it is drawn, for crops to differ: pixels each way.
@@ -127,24 +128,28 @@ class RoomStream:
     :param folder: where chunks are kept on a CPU; removed by `close`.
     :param pool_bytes: memory for the frames of a stage.
     :param rank: and `world`: this process among those that train together.
+    :param fresh: remove the files of an earlier run, which may be of other rooms.
     """
 
     def __init__(self, stages: Sequence, seed: int, focal_length: float, input_height: int,
                  device: torch.device, folder: Path, pool_bytes: float,
-                 rank: int = 0, world: int = 1) -> None:
+                 rank: int = 0, world: int = 1, fresh: bool = True) -> None:
         self._stages, self._seed = stages, seed
         self._rank, self._world = rank, world
         self._device, self._folder = device, folder
+        self._chunk = _CHUNK[device.type]
         self._jobs = [
             _Job(folder / f'{index}-{stage.height}x{stage.width}-{rank}',
-                 (stage.height + _MARGIN, stage.width + _MARGIN),
+                 (stage.height + _MARGIN, stage.width + _MARGIN), self._chunk,
                  focal_length * stage.height / input_height,
                  seed * len(stages) + index, rank, world)
             for index, stage in enumerate(stages)]
         self._pools = [
-            FramePool(int(max(stage.batch * 2, pool_bytes / (9 * job.size[0] * job.size[1])))
-                      // _CHUNK * _CHUNK + _CHUNK, device)
+            FramePool(int(max(stage.batch, pool_bytes / (9 * job.size[0] * job.size[1])))
+                      // self._chunk * self._chunk + self._chunk, device)
             for stage, job in zip(stages, self._jobs, strict=True)]
+        if fresh:
+            self._remove_files()
         self._renderer = None
         if device.type == 'cpu':
             self._renderer = _Renderer(self._jobs)
@@ -161,7 +166,7 @@ class RoomStream:
 
     def ready(self, stage: int) -> bool:
         """Return whether the first batch of a stage can be had without waiting."""
-        chunks = -(-self._stages[stage].batch // self._world // _CHUNK)
+        chunks = -(-self._stages[stage].batch // self._world // self._chunk)
         return self._renderer is None or all(
             self._jobs[stage].path(chunk).exists() for chunk in range(chunks))
 
@@ -169,8 +174,10 @@ class RoomStream:
         """Stop rendering; remove the files unless the run is to be resumed."""
         if self._renderer is not None:
             self._renderer.close()
-        if keep:
-            return
+        if not keep:
+            self._remove_files()
+
+    def _remove_files(self) -> None:
         for job in self._jobs:
             shutil.rmtree(job.folder, ignore_errors=True)
         with suppress(OSError):  # missing on a GPU, not empty while another process is at work
@@ -179,10 +186,10 @@ class RoomStream:
     def _fill(self, stage: int, needed: int) -> None:
         """Put chunks into the pool until it has seen `needed` frames, the newest of them."""
         job, pool = self._jobs[stage], self._pools[stage]
-        chunks = -(-needed // _CHUNK)
+        chunks = -(-needed // self._chunk)
         # After a resume, what would only be overwritten is not read again.
-        first = max(pool.count // _CHUNK, chunks - pool.capacity // _CHUNK)
-        pool.count = max(pool.count, first * _CHUNK)
+        first = max(pool.count // self._chunk, chunks - pool.capacity // self._chunk)
+        pool.count = max(pool.count, first * self._chunk)
         for chunk in range(first, chunks):
             if self._renderer is None:
                 pool.put(job.render(chunk, self._device))
@@ -193,15 +200,15 @@ class RoomStream:
 class _Job:
     """The numbered chunks of one stage."""
 
-    def __init__(self, folder: Path, size: tuple[int, int], focal_length: float, run_seed: int,
-                 rank: int, world: int) -> None:
-        self.folder, self.size = folder, size
+    def __init__(self, folder: Path, size: tuple[int, int], chunk: int, focal_length: float,
+                 run_seed: int, rank: int, world: int) -> None:
+        self.folder, self.size, self._chunk = folder, size, chunk
         self._focal_length, self._run_seed = focal_length, run_seed
         self._rank, self._world = rank, world
 
     def render(self, chunk: int, device: torch.device | str) -> dict[str, Tensor]:
-        first = (chunk * self._world + self._rank) * _CHUNK
-        seeds = training_seeds(self._run_seed, first, _CHUNK)
+        first = (chunk * self._world + self._rank) * self._chunk
+        seeds = training_seeds(self._run_seed, first, self._chunk)
         return render_packed(seeds, self.size, self._focal_length, device)
 
     def path(self, chunk: int) -> Path:

@@ -60,9 +60,9 @@ class RoomSource:
 
     def stream(self, stages: Sequence[Stage], device: torch.device, folder: Path, rank: int,
                world: int, start: int) -> Stream:
-        """Return training batches; `start` does not matter, they go by the step's number."""
+        """Return training batches for a run at step `start`; from 0 it is a new one."""
         return RoomStream(stages, self._config.seed, self.focal_length, self.size[0], device,
-                          folder, 1e9 * self._config.pool_gigabytes, rank, world)
+                          folder, 1e9 * self._config.pool_gigabytes, rank, world, start == 0)
 
     def validation(self, frames: int, device: torch.device) -> Iterable[Batch]:
         """Return batches of at most `frames` rooms that training never sees."""
@@ -104,7 +104,7 @@ class FileSource:
 
     def stream(self, stages: Sequence[Stage], device: torch.device, folder: Path, rank: int,
                world: int, start: int) -> Stream:
-        """Return training batches from step `start` of the stage in progress on."""
+        """Return training batches; ValueError if the stages are of another size."""
         for stage in stages:
             if (stage.height, stage.width) != self.size:
                 raise ValueError(

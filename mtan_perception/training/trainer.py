@@ -245,6 +245,9 @@ class Trainer:
         try:
             self._loop(stream, journal)
             finished = True
+        except KeyboardInterrupt:
+            self._save_state()
+            raise
         finally:
             # The frames of an unfinished run are kept: it may be resumed.
             stream.close(keep=not finished)
@@ -489,6 +492,7 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
             raise ValueError(f'device: {device} is not there; this machine has {count} CUDA '
                              "device(s); choose 'auto' or 'cpu'")
         torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # a stage's sizes never change
     return device
 
 

@@ -63,7 +63,7 @@ def paper_losses(outputs, batch):
 
 def test_twenty_steps_lose_what_the_transcription_loses(tmp_path):
     rooms = render(range(1_000_000, 1_000_008), *SIZE)
-    rooms.label[0, :9], rooms.depth[1, :, 5:], rooms.normal[2, :, :, :9] = -1, 0, 0
+    rooms.label[0, :9], rooms.depth[1, :, 5:], rooms.normal[2, ..., :9] = -1, 0, 0
     batch = {'image': rooms.rgb, 'segmentation': rooms.label, 'depth': rooms.depth,
              'normal': rooms.normal}
     samples = [{name: value[index] for name, value in batch.items()} for index in range(8)]

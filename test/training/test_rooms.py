@@ -21,8 +21,8 @@ SIZE = (24, 32)
 STAGES = (Stage(0.5, 16, 24, 2, 1.0), Stage(1.0, 24, 32, 2, 2.0))
 
 
-def open_stream(folder, rank=0, world=1):
-    return RoomStream(STAGES, 3, 24.0, 24, torch.device('cpu'), folder, 1e6, rank, world)
+def open_stream(folder, fresh=True):
+    return RoomStream(STAGES, 3, 24.0, 24, torch.device('cpu'), folder, 1e6, fresh=fresh)
 
 
 def test_training_never_sees_the_rooms_of_validation_and_test():
@@ -75,11 +75,14 @@ def test_a_stream_repeats_and_resumes_from_its_files(tmp_path):
         assert stream.ready(1)
     finally:
         stream.close(keep=True)
-    again = open_stream(tmp_path / 'frames')
+    path = tmp_path / 'frames' / '0-16x24-0' / '000000.safetensors'
+    written = path.stat().st_mtime_ns
+    again = open_stream(tmp_path / 'frames', fresh=False)
     try:
         assert torch.equal(again.batch(0, 2)['depth'], first[2]['depth'])
         assert torch.equal(again.batch(1, 0)['image'], second['image'])
         assert first[0]['image'].shape == (2, 3, 16, 24)
+        assert path.stat().st_mtime_ns == written
         assert not torch.equal(first[0]['image'], first[1]['image'])
     finally:
         again.close()

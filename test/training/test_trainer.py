@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from train_in_memory import make_config, make_source
+from train_in_memory import make_config, make_source, train_both
 
 from mtan_perception.checkpoint import CheckpointError, load_network, read_card
 from mtan_perception.tasks import NYUV2_TASKS
@@ -120,28 +120,21 @@ def test_a_few_steps_of_every_kind_lower_the_loss(tmp_path, keys):
     assert history[-1] < 0.9 * history[0]
 
 
-def run_processes(out, processes):
-    command = [sys.executable, str(SCRIPT), str(out)]
-    if processes > 1:
-        command[1:1] = ['-m', 'torch.distributed.run', '--standalone',
-                        f'--nproc-per-node={processes}']
-    child = subprocess.Popen(command)
-    try:
-        assert child.wait(100) == 0
-    finally:
-        child.terminate()  # torchrun passes it on
-        child.wait(20)
-
-
 def test_two_processes_train_as_one_does(tmp_path):
     """The frames of one process lack more truth than those of the other."""
-    run_processes(tmp_path / 'one', 1)
-    run_processes(tmp_path / 'two', 2)
-    for name, steps in (('gls', 3), ('pcgrad', 2)):
-        one, two = (torch.tensor(read_losses(tmp_path / processes / name), dtype=torch.float64)
-                    for processes in ('one', 'two'))
-        assert len(one) == steps
-        torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
+    two = subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', '--standalone',
+                            '--nproc-per-node=2', str(SCRIPT), str(tmp_path / 'two')])
+    try:
+        train_both(tmp_path / 'one')
+        assert two.wait(100) == 0
+    finally:
+        two.terminate()  # torchrun passes it on
+        two.wait(20)
+    for name in ('gls', 'pcgrad'):
+        curves = [torch.tensor(read_losses(tmp_path / processes / name), dtype=torch.float64)
+                  for processes in ('one', 'two')]
+        assert len(curves[0]) == 3
+        torch.testing.assert_close(*curves, rtol=0, atol=1e-5)
 
 
 def test_truth_is_thinned_where_the_output_lies():

@@ -51,10 +51,18 @@ def make_config(out, **keys):
     return replace(TrainConfig(), **{**usual, **keys})
 
 
+def train_both(out):
+    """
+    Train by both ways to average over processes.
+
+    One sums its losses and leaves the gradients to DistributedDataParallel, the other has to
+    average them itself. Dropout is off: it differs between processes.
+    """
+    for weighting, architecture in (('gls', 'mtan'), ('pcgrad', 'split')):
+        Trainer(make_config(f'{out}/{weighting}', steps=3, weighting=weighting,
+                            architecture=architecture, dropout=0.0, ema=0.0, class_balance=0.5,
+                            precision='fp64', validation_frames=1), make_source()).train()
+
+
 if __name__ == '__main__':
-    # Dropout differs between processes, so it has to be off to compare them with one. One sums
-    # its losses and leaves the rest to DistributedDataParallel, the other averages by itself.
-    for weighting, steps in (('gls', 3), ('pcgrad', 2)):
-        Trainer(make_config(f'{sys.argv[1]}/{weighting}', steps=steps, weighting=weighting,
-                            dropout=0.0, ema=0.0, class_balance=0.5, precision='fp64'),
-                make_source()).train()
+    train_both(sys.argv[1])
