@@ -5,7 +5,7 @@ Start a camera from what is at hand, and mtan_node on it.
 
     ros2 launch mtan_perception demo.launch.py source:=/path/to/video.mp4
 
-Every argument of mtan.launch.py works here too.
+Every argument of mtan.launch.py but the topics works here too.
 """
 
 from pathlib import Path

@@ -134,18 +134,12 @@ def load_network(weights: str | os.PathLike) -> tuple[MTANDeepLabv3, ModelCard]:
     Return a network in eval mode and float32 on the CPU, and its card.
 
     :param weights: the path of a weights file; ``default`` for the shipped ones; ``random`` for
-        a compact untrained network, the same one each time, to prove that a system is alive.
+        a compact untrained network, the same one each time, to see that everything runs.
     :raises CheckpointError: naming the file, what is wrong with it and the remedy.
     """
     if str(weights) == 'random':
         return _random_network().eval(), COMPACT
-    path = Path(weights)
-    if str(weights) == 'default':
-        path = DEFAULT_WEIGHTS
-        if not path.is_file():
-            raise CheckpointError(
-                f'weights: default is not shipped with this release ({path} is missing); '
-                f'give the path of a weights file, or random for a proof of life')
+    path = _locate(weights)
     state, card = read_checkpoint(path)
     state = {name: tensor.float() if tensor.is_floating_point() else tensor
              for name, tensor in state.items()}
@@ -168,11 +162,24 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], ModelCa
         return {name: file.get_tensor(name) for name in file.keys()}, card
 
 
-def read_card(path: str | os.PathLike) -> ModelCard:
-    """Return the card alone, without reading the tensors."""
-    path = Path(path)
+def read_card(weights: str | os.PathLike) -> ModelCard:
+    """Return the card alone, without reading the tensors; `weights` is as for load_network."""
+    if str(weights) == 'random':
+        return COMPACT
+    path = _locate(weights)
     with _open(path) as file:
         return _read_card(path, file)
+
+
+def _locate(weights: str | os.PathLike) -> Path:
+    """Return the file that `weights` names; 'default' is the shipped one."""
+    if str(weights) != 'default':
+        return Path(weights)
+    if not DEFAULT_WEIGHTS.is_file():
+        raise CheckpointError(
+            f'weights: default is not part of this installation ({DEFAULT_WEIGHTS} is missing); '
+            'give the path of a weights file, or random to see that everything runs')
+    return DEFAULT_WEIGHTS
 
 
 def save_checkpoint(path: str | os.PathLike, network: nn.Module | Mapping[str, Tensor],

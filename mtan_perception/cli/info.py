@@ -3,7 +3,6 @@
 """``mtan info``: print the card of a weights file."""
 
 import argparse
-from pathlib import Path
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -11,7 +10,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser('info', help='print what a weights file holds',
                                    description='Print the model card of a weights file.')
     parser.set_defaults(run=run)
-    parser.add_argument('weights', type=Path, metavar='W.safetensors')
+    parser.add_argument('weights', metavar='WEIGHTS', help='a file, default or random')
 
 
 def run(args: argparse.Namespace) -> None:

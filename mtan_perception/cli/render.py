@@ -33,10 +33,12 @@ def run(args: argparse.Namespace) -> None:
 
     from mtan_perception.cli.png import write_png
     from mtan_perception.geometry import NORMAL_SIGNS
+    from mtan_perception.inference.engine import choose_device
     from mtan_perception.synthetic import render
     from mtan_perception.visualization import contact_sheet
 
     seeds, size = _parse_seeds(args.seeds), parse_size(args.size, '--size')
+    device = choose_device(args.device)
     signs = np.array(NORMAL_SIGNS['nyu'], np.float32)
     folders = {name: args.out / name
                for name in ('image', 'label', 'depth', 'normal', 'intrinsics')}
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     rows = []
     for first in range(0, len(seeds), _BATCH):
         batch = seeds[first:first + _BATCH]
-        frames = render(batch, *size, device=args.device)
+        frames = render(batch, *size, device=device)
         image, depth, normal = (
             field.permute(0, 2, 3, 1).cpu().numpy()
             for field in (frames.rgb, frames.depth, frames.normal))

@@ -56,7 +56,7 @@ class Engine:
     def __init__(self, weights: str | os.PathLike, device: str = 'auto', precision: str = 'auto',
                  tasks: Iterable[str] | None = None,
                  input_size: tuple[int, int] | None = None) -> None:
-        self.device = _choose_device(device)
+        self.device = choose_device(device)
         self.precision = _choose_precision(precision, self.device)
         network, self.card = load_network(weights)
         if str(weights) == 'random':
@@ -225,7 +225,12 @@ def _prepare_network(network: nn.Module, device: torch.device, dtype: torch.dtyp
     return network
 
 
-def _choose_device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """
+    Return the device for 'auto', 'cpu', 'cuda' or 'cuda:N'.
+
+    :raises EngineError: naming what this machine has, for one that it has not.
+    """
     available = ['cpu', *(f'cuda:{index}' for index in range(torch.cuda.device_count()))]
     if name == 'auto':
         return torch.device(available[1] if len(available) > 1 else 'cpu')

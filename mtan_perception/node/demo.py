@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable
 import os
 from pathlib import Path
+import shutil
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
-from mtan_perception.checkpoint import COMPACT, DEFAULT_WEIGHTS, ModelCard, read_card
+from mtan_perception.checkpoint import DEFAULT_WEIGHTS, ModelCard, read_card
 from mtan_perception.labels import generic, NYUV2_13
 from mtan_perception.node.child_process import ChildProcess, free_domain_id, ros_environment
 from mtan_perception.node.demo_monitor import Accuracy, Album, INPUT, Moment, Monitor, OUTPUTS
@@ -53,7 +54,7 @@ def main(args: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     try:
-        card = _card(options.weights)
+        card = read_card(options.weights)
         domain_id = _domain_id()
     except (OSError, ValueError) as error:
         print(f'demo: error: {error}', file=sys.stderr)
@@ -90,16 +91,12 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add('--seed', type=int, default=0, help='number of the first synthetic room')
     add('--out', type=Path, default=Path('demo/contact_sheet.png'), help='the contact sheet')
     options = parser.parse_args(args)
+    if options.duration < 0:
+        parser.error(f'--duration {options.duration:g}: give seconds, or 0 for no end')
     if 'rate' not in options:
         # Rendering an image takes about half a second of one core, reading one next to nothing.
         options.rate = float(min(5, _cores())) if options.source == 'synthetic' else 10.0
     return options
-
-
-def _card(weights: str) -> ModelCard:
-    if weights == 'random':
-        return COMPACT
-    return read_card(DEFAULT_WEIGHTS if weights == 'default' else weights)
 
 
 def _domain_id() -> int:
@@ -122,11 +119,15 @@ def _banner(options: argparse.Namespace, card: ModelCard, domain_id: int) -> str
         f"  camera_node  source '{options.source}', {options.rate:g} Hz -> /camera/image_raw",
         f"  mtan_node    weights '{options.weights}' ({card.backbone}) -> "
         + ' '.join(f'/mtan/{OUTPUTS[task]}' for task in _tasks(card)),
-        f'  monitor      this process; look on with ROS_DOMAIN_ID={domain_id} ros2 topic list']
+        '  monitor      this process']
+    if shutil.which('ros2'):
+        lines.append(f'  Look on with: ROS_DOMAIN_ID={domain_id} '
+                     'ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ros2 topic list')
     if options.weights == 'random':
         lines.append("  The weights are 'random': the network is untrained and its outputs mean "
                      'nothing yet.')
-    end = f'after {options.duration:g} s' if options.duration else 'with Ctrl-C'
+    end = (f'{options.duration:g} s after the first output' if options.duration
+           else 'with Ctrl-C')
     lines.append(f'  Ends {end}, then writes {options.out}')
     return '\n'.join(lines)
 
@@ -270,7 +271,9 @@ class Demo:
         streams = self._monitor.streams
         received = f'{elapsed:4.0f} s  in {streams[INPUT].recent_rate():4.1f} Hz'
         if not running:
-            return f'{received}  waiting for the first output'
+            trouble = next((line for child in self._children for line in reversed(child.lines)
+                            if '[ERROR]' in line or '[WARN]' in line), '')
+            return f'{received}  waiting for the first output' + (trouble and f': {trouble}')
         rate = min(streams[task].recent_rate() for task in self._tasks)
         latency = max(streams[task].recent_latency() for task in self._tasks)
         parts = [f'{received}  out {rate:4.1f} Hz  latency {1000 * latency:4.0f} ms']

@@ -76,6 +76,11 @@ class MtanNode(LifecycleNode):
         """End the worker, unless the frame in flight takes too long."""
         self._worker.stop(STOP_TIMEOUT)
 
+    def destroy_node(self) -> None:
+        """Destroy the node; rclpy leaves the state machine, and with it the DDS participant."""
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     # -- Lifecycle ---------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:

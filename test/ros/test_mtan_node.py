@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The perception node as a process of its own, over DDS."""
 
+import os
+from pathlib import Path
 import re
 import signal
 import time
@@ -159,6 +161,12 @@ def camera_info(height=CAMERA_SIZE[0], width=CAMERA_SIZE[1], focal=100.0) -> Cam
     message.k = [focal, 0.0, width / 2, 0.0, focal, height / 2, 0.0, 0.0, 1.0 * (focal > 0)]
     message.roi.width, message.roi.height = width, height
     return message
+
+
+def shared_memory(pid: int) -> set[Path]:
+    """Return the files of shared memory that a process has mapped."""
+    maps = Path(f'/proc/{pid}/maps').read_text().split()
+    return {Path(word) for word in maps if word.startswith('/dev/shm/fastdds')}
 
 
 def stamp(message) -> int:
@@ -363,10 +371,14 @@ def test_signals_end_the_node_cleanly(robot, collect, number):
     child = robot.start()
     robot.exchange(collect(Image, '/mtan/depth/image_rect'))
     robot.send()
+    shared = shared_memory(child.pid) - shared_memory(os.getpid())
+    assert any(path.name.startswith('fastdds') for path in shared)
     start = time.monotonic()
     child.send_signal(number)
     assert child.wait(10) == 0
     assert time.monotonic() - start < 2
+    left = [path for path in shared if path.exists()]
+    assert not left, 'Fast DDS segments of tens of megabytes are left behind'
     assert 'Traceback' not in child.output
 
 
