@@ -372,7 +372,6 @@ def test_signals_end_the_node_cleanly(robot, collect, number):
     robot.exchange(collect(Image, '/mtan/depth/image_rect'))
     robot.send()
     shared = shared_memory(child.pid) - shared_memory(os.getpid())
-    assert shared, 'Fast DDS maps segments of its own'
     start = time.monotonic()
     child.send_signal(number)
     assert child.wait(10) == 0
