@@ -290,11 +290,16 @@ class Trainer:
                      f'{clock(time.perf_counter() - started)} in this process')
 
     def _enter_stage(self, progress: float, stream: Stream) -> None:
-        """Go on to the next stage when it is time; by the clock, not before it has frames."""
+        """
+        Go on to the next stage when it is time; by the clock, not before it has frames.
+
+        A run that is resumed with a longer budget goes back, and then at once.
+        """
         due = next(i for i, stage in enumerate(self.stages) if progress < stage.until)
         if due == self.stage:
             return
-        (ready,) = distributed.agree([self.budget.steps is not None or stream.ready(due)])
+        (ready,) = distributed.agree([
+            self.budget.steps is not None or due < self.stage or stream.ready(due)])
         if ready:
             self.stage, self.stage_start = due, self.step
 
