@@ -153,6 +153,10 @@ class MtanNode(LifecycleNode):
         self.get_logger().info(
             f"weights '{settings.weights}' ({engine.card.backbone}, "
             f"{', '.join(engine.card.tasks)}) on {engine.device}, {engine.precision}")
+        if engine.card.training.get('data') == 'synthetic':
+            self.get_logger().warning(
+                'these weights know rendered rooms only and are for trying out; docs/training.md '
+                'says how to get weights for a real camera')
         return engine
 
     def _release_engine(self) -> None:
