@@ -323,6 +323,8 @@ def main(args: list[str] | None = None) -> int:
     try:
         node = MtanNode()
     except Exception as error:
+        if not rclpy.ok():  # A signal came first.
+            return 0
         print(f'mtan_node: cannot start: {error}', file=sys.stderr)
         try_shutdown()
         return 1

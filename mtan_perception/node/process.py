@@ -17,10 +17,12 @@ from rclpy.utilities import try_shutdown
 
 def spin(node: Node, is_done: Callable[[], bool] = lambda: False) -> None:
     """Run the node's callbacks until SIGINT, SIGTERM, the end of ROS, or `is_done()`."""
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    executor = None
     while rclpy.ok() and not is_done():
         try:
+            if executor is None:  # Inside, since ROS may end before there is one.
+                executor = SingleThreadedExecutor()
+                executor.add_node(node)
             executor.spin_once(timeout_sec=0.1)
         except (KeyboardInterrupt, ExternalShutdownException):
             return
