@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of random rooms, with their exact labels, depth, normals and camera matrices."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -293,6 +294,25 @@ def render(seeds, height, width, device='cpu', time=0.0):
         raise ValueError(f'render needs seeds and a positive size, not {len(seeds)} seeds at '
                          f'{height} x {width}')
     device = torch.device(device)
+    threads = torch.get_num_threads()
+    if device.type != 'cpu' or threads == 1 or len(seeds) == 1:
+        return _render_all(seeds, height, width, device, time)
+    share = -(-len(seeds) // threads)
+    parts = [seeds[first:first + share] for first in range(0, len(seeds), share)]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads,
+                                initargs=(1,)) as pool:
+            rendered = pool.map(
+                lambda part: _render_all(part, height, width, device, time), parts)
+            return Frames(*(torch.cat(fields) for fields in zip(*rendered, strict=True)))
+    finally:
+        torch.set_num_threads(threads)  # What threads to come begin with.
+
+
+@torch.no_grad()
+def _render_all(seeds: list[int], height: int, width: int, device: torch.device,
+                time: float) -> Frames:
+    """Render in one thread; most operations are too small to be worth sharing among several."""
     step = max(1, _pixels_at_once(device) // (height * width))
     frames = []
     for first in range(0, len(seeds), _BUILD):
