@@ -9,3 +9,11 @@ def parse_size(text: str, option: str = '--input-size') -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal()):
         raise ValueError(f'{option}: {text!r}; write HEIGHTxWIDTH, for example 288x384')
     return int(height), int(width)
+
+
+def parse_seeds(text: str) -> range:
+    """Read ``0:100``, the value of --seeds, as a start and a count."""
+    start, _, count = text.partition(':')
+    if not (start.isdecimal() and count.isdecimal() and int(count)):
+        raise ValueError(f'--seeds: {text!r}; write START:COUNT, for example 0:100')
+    return range(int(start), int(start) + int(count))

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-from mtan_perception.cli.arguments import parse_size
+from mtan_perception.cli.arguments import parse_seeds, parse_size
 from mtan_perception.labels import LabelSet, NYUV2_13
 from mtan_perception.tasks import DEPTH, NYUV2_TASKS, SEGMENTATION
 from mtan_perception.training.layouts import LAYOUTS
@@ -165,7 +165,7 @@ def _open_synthetic(args: argparse.Namespace, engine) -> _Data:
     if args.root:
         raise ValueError(f'--root: {args.root}; synthetic scenes lie in no folder')
     split = None if args.seeds else args.split or 'test'
-    seeds = _parse_seeds(args.seeds) if args.seeds else SPLIT_SEEDS[split]
+    seeds = parse_seeds(args.seeds) if args.seeds else SPLIT_SEEDS[split]
     seeds = seeds[:args.limit]
     size = engine.card.input_size
     about = {'data': 'synthetic', 'split': split, 'seeds': f'{seeds.start}:{len(seeds)}',
@@ -192,13 +192,6 @@ def _open_dataset(args: argparse.Namespace) -> _Data:
                  # Opened anew, so that the files of no other task are read.
                  lambda tasks: dataset_frames(open_dataset(*source, tasks), args.limit, skipped),
                  dataset.depth_unit, dataset.focal_length is not None, skipped)
-
-
-def _parse_seeds(text: str) -> range:
-    start, _, count = text.partition(':')
-    if not (start.isdecimal() and count.isdecimal() and int(count)):
-        raise ValueError(f'--seeds: {text!r}; write START:COUNT, for example 0:100')
-    return range(int(start), int(start) + int(count))
 
 
 def _watch(args: argparse.Namespace):

@@ -5,7 +5,7 @@
 import argparse
 from pathlib import Path
 
-from mtan_perception.cli.arguments import parse_size
+from mtan_perception.cli.arguments import parse_seeds, parse_size
 
 # Frames rendered at once, and rows of the contact sheet.
 _BATCH = 16
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from mtan_perception.synthetic import render
     from mtan_perception.visualization import contact_sheet
 
-    seeds, size = _parse_seeds(args.seeds), parse_size(args.size, '--size')
+    seeds, size = parse_seeds(args.seeds), parse_size(args.size, '--size')
     device = choose_device(args.device)
     signs = np.array(NORMAL_SIGNS['nyu'], np.float32)
     folders = {name: args.out / name
@@ -73,10 +73,3 @@ def _pictures(seed, image, label, depth, normal):
             ('segmentation', color_mask(label.astype(np.uint8), NYUV2_13.palette())),
             ('depth 0.3-6 m', color_depth(depth, 0.3, 6.0)),
             ('normals', color_normal(normal)))
-
-
-def _parse_seeds(text: str) -> range:
-    start, _, count = text.partition(':')
-    if not (start.isdecimal() and count.isdecimal() and int(count)):
-        raise ValueError(f'--seeds: {text!r}; write START:COUNT, for example 0:100')
-    return range(int(start), int(start) + int(count))
