@@ -96,3 +96,10 @@ def _place(cell: np.ndarray, image: np.ndarray) -> None:
                            interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     y, x = ((cell.shape[axis] - image.shape[axis]) // 2 for axis in (0, 1))
     cell[y:y + image.shape[0], x:x + image.shape[1]] = image
+
+
+def depth_range(depth: np.ndarray) -> tuple[float, float]:
+    """Return the range, in metres, that shows a depth best: all but 1 % of it at each end."""
+    known = depth[(depth > 0) & np.isfinite(depth)]
+    near, far = np.percentile(known, (1, 99)) if known.size else (0.0, 10.0)
+    return float(near), float(max(far, near + 0.1))

@@ -28,7 +28,13 @@ from mtan_perception.labels import generic, NYUV2_13
 from mtan_perception.node.child_process import ChildProcess, free_domain_id, ros_environment
 from mtan_perception.node.demo_monitor import Accuracy, Album, INPUT, Moment, Monitor, OUTPUTS
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
-from mtan_perception.visualization import color_depth, color_normal, contact_sheet, overlay
+from mtan_perception.visualization import (
+    color_depth,
+    color_normal,
+    contact_sheet,
+    depth_range,
+    overlay,
+)
 
 START_TIMEOUT = 120.0
 """How long the processes may take to the first output, in seconds: torch loads slowly at first."""
@@ -323,7 +329,8 @@ def sheet_row(moment: Moment, palette: np.ndarray) -> list[tuple[str, np.ndarray
     row = [('input', image)]
     painters: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
         SEGMENTATION: ('segmentation', lambda mask, colors: _overlay(image, mask, colors)),
-        DEPTH: ('depth', lambda depth, _: color_depth(depth, *_depth_range(moment))),
+        DEPTH: ('depth', lambda depth, _: color_depth(depth, *depth_range(
+            moment.truth.get(DEPTH, moment.output[DEPTH])))),
         NORMAL: ('normals', lambda normal, _: color_normal(normal)),
     }
     for task, (name, paint) in painters.items():
@@ -337,14 +344,6 @@ def sheet_row(moment: Moment, palette: np.ndarray) -> list[tuple[str, np.ndarray
 def _overlay(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
     size = (image.shape[1], image.shape[0])
     return overlay(image, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), palette, 0.6)
-
-
-def _depth_range(moment: Moment) -> tuple[float, float]:
-    """Return one range of depth for output and truth: the truth's, where there is one."""
-    depth = moment.truth.get(DEPTH, moment.output[DEPTH])
-    depth = depth[np.isfinite(depth)]
-    near, far = np.percentile(depth, (1, 99)) if depth.size else (0.0, 10.0)
-    return float(near), float(max(far, near + 0.1))
 
 
 def _shrink(image: np.ndarray) -> np.ndarray:

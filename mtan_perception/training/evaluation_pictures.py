@@ -8,7 +8,13 @@ from mtan_perception.charts import band_chart, confusion_matrix, histogram
 from mtan_perception.labels import LabelSet, UNLABELLED
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 from mtan_perception.training.evaluation import Evaluation, Frame
-from mtan_perception.visualization import color_depth, color_mask, color_normal, contact_sheet
+from mtan_perception.visualization import (
+    color_depth,
+    color_mask,
+    color_normal,
+    contact_sheet,
+    depth_range,
+)
 
 SHEET_WIDTH = 384
 """Greatest width of one picture on the contact sheet, in pixels."""
@@ -95,16 +101,9 @@ def _paint(task: str, value: np.ndarray, frame: Frame, palette: np.ndarray | Non
         known = (value >= 0) & (value < UNLABELLED)
         return _shrink(color_mask(np.where(known, value, UNLABELLED).astype(np.uint8), palette))
     if task == DEPTH:
-        return _shrink(color_depth(np.where(value > 0, value, np.nan), *_depth_range(frame)))
+        limits = depth_range(frame.truth[DEPTH])
+        return _shrink(color_depth(np.where(value > 0, value, np.nan), *limits))
     return _shrink(color_normal(value))
-
-
-def _depth_range(frame: Frame) -> tuple[float, float]:
-    """Return the range of colours for output and truth alike: that of the truth."""
-    truth = frame.truth[DEPTH]
-    truth = truth[(truth > 0) & np.isfinite(truth)]
-    near, far = np.percentile(truth, (1, 99)) if truth.size else (0.0, 10.0)
-    return float(near), float(max(far, near + 0.1))
 
 
 def _shrink(picture: np.ndarray) -> np.ndarray:
