@@ -26,6 +26,8 @@ from mtan_perception.training.layouts import (
 
 IGNORE = -1
 """The class id of a pixel without truth."""
+# Added to the squared chord: the root's slope has no end at 0.
+_CHORD_FLOOR = 1e-6
 
 
 def valid_pixels(kind: str, truth: Tensor) -> Tensor:
@@ -80,19 +82,31 @@ def cosine_distance(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     return _mean(1 - (_wide(prediction) * truth).sum(dim=1), valid)
 
 
+def chord(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """
+    Mean distance of unit vectors (N, 3, H, W): 2 sin(angle / 2).
+
+    Nearly the mean angle, by which normals are judged. Where a pixel may belong to either of two
+    faces, 1 - cos is least between them, and this on the likelier one.
+    """
+    square = (_wide(prediction) - truth).square().sum(dim=1)
+    return _mean((square + _CHORD_FLOOR).sqrt(), valid)
+
+
 LOSSES: dict[str, Callable[..., Tensor]] = {
     'cross_entropy': cross_entropy,
     'l1': absolute_error,
     'mse': squared_error,
     'relative': relative_error,
     'cosine': cosine_distance,
+    'chord': chord,
 }
 
 _FITTING = {
     CLASSIFICATION: ('cross_entropy',),
     DEPTH: ('l1', 'mse', 'relative'),
     INVERSE_DEPTH: ('l1', 'mse', 'relative'),
-    NORMAL: ('cosine',),
+    NORMAL: ('cosine', 'chord'),
     REGRESSION: ('l1', 'mse'),
 }
 

@@ -162,8 +162,7 @@ class Trainer:
         kinds = {'adamw': torch.optim.AdamW, 'adam': torch.optim.Adam}
         if config.optimizer not in kinds:
             raise ValueError(f'optimizer: {config.optimizer!r}; choose adamw, adam or sgd')
-        return kinds[config.optimizer](groups, config.learning_rate,
-                                       fused=self.device.type == 'cuda')
+        return kinds[config.optimizer](groups, config.learning_rate, fused=True)
 
     def _check_space(self) -> None:
         """Stop before the training rather than at its first checkpoint."""
