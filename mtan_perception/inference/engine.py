@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine: one network on one device, from camera image to finished predictions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import logging
 import math
 import os
@@ -14,7 +14,7 @@ import torch
 from torch import nn, Tensor
 
 from mtan_perception.checkpoint import load_network
-from mtan_perception.geometry import correct_depth, fit_image
+from mtan_perception.geometry import correct_depth, Fit, fit_image
 from mtan_perception.inference.postprocess import (
     copy_to_host,
     finish_depth,
@@ -136,7 +136,6 @@ class Engine:
         """Run once on a blank image of the input size, so that the first frame is not slow."""
         self.infer(np.zeros((*self.input_size, 3), np.uint8))
 
-    @torch.inference_mode()
     def infer(self, image: np.ndarray, tasks: Iterable[str] | None = None,
               focal_length: float | None = None) -> Prediction:
         """
@@ -150,24 +149,71 @@ class Engine:
         :raises EngineError: for an image of another type or shape, or an unknown task.
         """
         _check_image(image)
-        wanted = self.tasks if tasks is None else self._select_tasks(tasks)
-        # A feature map's last cell is whole only if the size is a multiple of the stride too.
-        fit = fit_image(image.shape[:2], self.input_size, max(8, self.card.output_stride))
-        clock = _Stopwatch(self.device)
+        return self.infer_batch([image], tasks, [focal_length])[0]
 
-        resized = resize_image(image, fit, self.device)
-        x = normalise_image(resized, fit, self.card.mean, self.card.std, self._dtype)
+    @torch.inference_mode()
+    def infer_batch(self, images: Sequence[np.ndarray], tasks: Iterable[str] | None = None,
+                    focal_lengths: Sequence[float | None] | None = None) -> list[Prediction]:
+        """
+        Predict the tasks of several images, as `infer` does, in their order.
+
+        Images that the network sees at one size go through it together, so the caller chooses by
+        their number how much memory that takes. Each prediction's timings are its share.
+
+        :param images: each (H, W, 3) uint8 RGB of any size.
+        :param tasks: those wanted for these images; None for `self.tasks`.
+        :param focal_lengths: one for each image, or None for none.
+        :raises EngineError: for an image of another type or shape, an unknown task, or another
+            number of focal lengths than of images.
+        """
+        for index, image in enumerate(images):
+            _check_image(image, f'images[{index}]')
+        if focal_lengths is None:
+            focal_lengths = [None] * len(images)
+        if len(focal_lengths) != len(images):
+            raise EngineError(f'focal_lengths: {len(focal_lengths)} for {len(images)} images; '
+                              'give one for each, None where it is not known')
+        wanted = self.tasks if tasks is None else self._select_tasks(tasks)
+        groups: dict[tuple[int, int], list[tuple[int, Fit]]] = {}
+        for index, image in enumerate(images):
+            # A feature map's last cell is whole only if the size is a multiple of the stride too.
+            fit = fit_image(image.shape[:2], self.input_size, max(8, self.card.output_stride))
+            groups.setdefault((fit.padded_height, fit.padded_width), []).append((index, fit))
+        predictions = {}
+        for group in groups.values():
+            indices, fits = zip(*group, strict=True)
+            predictions |= zip(indices, self._infer_group(
+                [images[index] for index in indices], fits, wanted,
+                [focal_lengths[index] for index in indices]), strict=True)
+        return [predictions[index] for index in range(len(images))]
+
+    def _infer_group(self, images: Sequence[np.ndarray], fits: Sequence[Fit],
+                     tasks: tuple[str, ...],
+                     focal_lengths: Sequence[float | None]) -> list[Prediction]:
+        """Predict images that are padded to one size."""
+        clock = _Stopwatch(self.device, len(images))
+        resized = [resize_image(image, fit, self.device)
+                   for image, fit in zip(images, fits, strict=True)]
+        x = torch.cat([normalise_image(pixels, fit, self.card.mean, self.card.std, self._dtype)
+                       for pixels, fit in zip(resized, fits, strict=True)])
         clock.lap('preprocess')
-        maps = self._network(x, tasks=wanted)
+        maps = self._network(x, tasks=tasks)
         clock.lap('network')
-        maps = {name: output[0, :, :fit.height, :fit.width] for name, output in maps.items()}
-        if DEPTH in maps and focal_length is not None and self.corrects_depth:
-            maps[DEPTH] = correct_depth(
-                maps[DEPTH].float(), focal_length * fit.scale, self.card.focal_length)
-        outputs = self._finish(maps)
-        arrays = copy_to_host({'image': resized[0].permute(1, 2, 0), **outputs})
+        outputs = {}
+        for index, (fit, focal_length) in enumerate(zip(fits, focal_lengths, strict=True)):
+            cropped = {name: output[index, :, :fit.height, :fit.width]
+                       for name, output in maps.items()}
+            if DEPTH in cropped and focal_length is not None and self.corrects_depth:
+                cropped[DEPTH] = correct_depth(
+                    cropped[DEPTH].float(), focal_length * fit.scale, self.card.focal_length)
+            outputs[index, 'image'] = resized[index][0].permute(1, 2, 0)
+            outputs |= {(index, name): output for name, output in self._finish(cropped).items()}
+        arrays = copy_to_host(outputs)
         clock.lap('postprocess')
-        return Prediction(scale=fit.scale, timings=clock.laps, **arrays)
+        return [Prediction(scale=fit.scale, timings=dict(clock.laps),
+                           **{name: array for (owner, name), array in arrays.items()
+                              if owner == index})
+                for index, fit in enumerate(fits)]
 
     def _finish(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn each task's map (C, H, W) into the images of Prediction, by their names."""
@@ -193,11 +239,12 @@ class Engine:
 
 
 class _Stopwatch:
-    """Seconds of each stage, waiting for the device at its end."""
+    """Seconds of each stage for one of `count` images, waiting for the device at its end."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, count: int) -> None:
         self.laps: dict[str, float] = {}
         self._device = device
+        self._count = count
         self._start = time.perf_counter()
 
     def lap(self, name: str) -> None:
@@ -205,7 +252,7 @@ class _Stopwatch:
         if self._device.type == 'cuda':
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
-        self.laps[name] = now - self._start
+        self.laps[name] = (now - self._start) / self._count
         self._start = now
 
 
@@ -260,9 +307,9 @@ def _choose_precision(name: str, device: torch.device) -> str:
     return name
 
 
-def _check_image(image: np.ndarray) -> None:
+def _check_image(image: np.ndarray, name: str = 'image') -> None:
     if not isinstance(image, np.ndarray):
-        raise EngineError(f'image: a {type(image).__name__}; give a numpy array')
+        raise EngineError(f'{name}: a {type(image).__name__}; give a numpy array')
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise EngineError(f'image: {image.dtype} of shape {image.shape}; give uint8 RGB of shape '
+        raise EngineError(f'{name}: {image.dtype} of shape {image.shape}; give uint8 RGB of shape '
                           '(height, width, 3), at least one pixel')

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the network's maps to finished images: computed on its device, then copied to the host."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ def finish_normal(normal: Tensor, axes: str) -> Tensor:
     return torch.where(pointing, normal / length, normal.new_tensor((0.0, 0.0, -1.0)))
 
 
-def copy_to_host(images: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+def copy_to_host(images: Mapping[Hashable, Tensor]) -> dict[Hashable, np.ndarray]:
     """
     Return contiguous arrays of the tensors' shapes and types, fetched in one transfer.
 

@@ -256,6 +256,42 @@ def test_a_bad_image_is_refused(engine, bad):
         engine.infer(bad)
 
 
+def test_a_batch_predicts_what_each_image_alone_does(engine, image):
+    """Sizes mixed, focal lengths given to some: order and content are those of single calls."""
+    images = [image, image[:61, :93], image[::-1, :, ::-1], image[:, :40]]
+    focal_lengths = [100.0, None, 150.0, None]
+    together = engine.infer_batch(images, ['normal', 'depth'], focal_lengths)
+    alone = [engine.infer(picture, ['normal', 'depth'], focal_length)
+             for picture, focal_length in zip(images, focal_lengths, strict=True)]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours.scale == theirs.scale and ours.label is None and ours.confidence is None
+        assert list(ours.timings) == list(theirs.timings)
+        assert np.array_equal(ours.image, theirs.image)
+        assert np.nanmax(np.abs(ours.depth - theirs.depth)) < 1e-5
+        assert np.abs(ours.normal - theirs.normal).max() < 1e-4
+        assert ours.depth.flags.c_contiguous and ours.depth.flags.aligned
+    assert engine.infer_batch([]) == []
+
+
+def test_images_of_one_network_size_share_a_forward_pass(copier):
+    """A focal length corrects its own image alone."""
+    copier.card = replace(copier.card, focal_length=100.0)
+    grey = np.full((*SIZE, 3), 51, np.uint8)
+    depths = [prediction.depth for prediction in
+              copier.infer_batch([grey, grey[:59], grey[:32, :48]], focal_lengths=[200, None, 50])]
+    assert copier._network.input.shape == (3, 3, *SIZE)
+    assert [depth.shape for depth in depths] == [SIZE, (59, 96), SIZE]
+    assert [depth.mean() for depth in depths] == pytest.approx([0.4, 0.2, 0.2])
+
+
+def test_a_bad_batch_is_refused(engine, image):
+    """The error names the one image, or the number of focal lengths."""
+    with pytest.raises(EngineError, match=r'images\[1\]: float32'):
+        engine.infer_batch([image, image.astype(np.float32)])
+    with pytest.raises(EngineError, match='focal_lengths: 1 for 2 images'):
+        engine.infer_batch([image, image], focal_lengths=[100.0])
+
+
 @pytest.mark.parametrize('arguments, words', [
     ({'device': 'tpu'}, "device: 'tpu' is not known; .*available here: cpu"),
     ({'device': 'cuda:99'}, "device: 'cuda:99' is not available; this machine has cpu"),
