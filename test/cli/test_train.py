@@ -12,6 +12,7 @@ import pytest
 
 from mtan_perception.checkpoint import load_network
 from mtan_perception.cli.main import main
+from mtan_perception.training.config import PRESETS
 
 # Training needs torch, numpy and safetensors alone: all that others may have installed is hidden.
 BARE = """
@@ -37,7 +38,8 @@ def test_the_default_recipe_trains_for_a_minute(tmp_path):
     _, card = load_network(tmp_path / 'last.safetensors')
     assert card.input_size == (288, 384)
     assert card.focal_length == 288
-    assert card.training['configuration']['stages'].startswith('0.3:96x128')
+    recipe = PRESETS['default']['cpu']
+    assert card.training['configuration']['stages'] == recipe['stages']
     figures = card.training['validation']
     assert 0 < figures['segmentation']['pixel_accuracy'] < 1
     assert math.isfinite(figures['depth']['rel'])

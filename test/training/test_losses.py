@@ -56,12 +56,24 @@ def test_cosine_distance_takes_the_valid_mask_from_the_norm():
     assert LOSSES['cosine'](prediction, truth, valid).item() == pytest.approx((1 + 0) / 2)
 
 
+def test_the_chord_is_twice_the_sine_of_half_the_angle():
+    # 90 degrees, 0 degrees, and a pixel without truth.
+    truth = torch.tensor([[0, 0, -1.0], [0, 0, -1], [0, 0, 0]]).T.reshape(1, 3, 1, 3)
+    prediction = torch.tensor([[0, 1.0, 0], [0, 0, -1], [1, 0, 0]]).T.reshape(1, 3, 1, 3)
+    prediction.requires_grad_()
+    loss = LOSSES['chord'](prediction, truth, valid_pixels('normal', truth))
+    assert loss.item() == pytest.approx((math.sqrt(2) + 0) / 2, abs=1e-3)
+    loss.backward()
+    assert prediction.grad[..., 0].norm().item() == pytest.approx(0.5, abs=1e-3)
+    assert not prediction.grad[..., 1:].any()
+
+
 @pytest.mark.parametrize('name', LOSSES)
 def test_without_a_valid_pixel_the_loss_is_zero(name):
     prediction = torch.ones(1, 3, 2, 2, requires_grad=True)
     truth = torch.full((1, 2, 2), -1) if name == 'cross_entropy' else torch.zeros(1, 3, 2, 2)
     valid = torch.zeros(1, 2, 2, dtype=torch.bool)
-    loss = LOSSES[name](prediction, truth, valid if name in ('cross_entropy', 'cosine')
+    loss = LOSSES[name](prediction, truth, valid if name in ('cross_entropy', 'cosine', 'chord')
                         else valid[:, None].expand(1, 3, 2, 2))
     loss.backward()
     assert loss.item() == 0

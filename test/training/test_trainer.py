@@ -58,6 +58,19 @@ def test_a_run_ends_with_weights_that_say_how_they_came_about(whole):
     assert (whole.out / 'train.png').stat().st_size > 1000
 
 
+def test_tensorboard_shows_what_the_tables_hold(whole):
+    events = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+    board = events.EventAccumulator(str(whole.out / 'tensorboard'))
+    board.Reload()
+    for place, name in enumerate(NYUV2_TASKS):
+        shown = board.Scalars(f'train/{name}')
+        assert [event.step for event in shown] == [1, 2, 3, 4, 5, 6]
+        assert [event.value for event in shown] == pytest.approx(
+            [losses[place] for losses in read_losses(whole.out)])
+    assert board.Scalars('validation/depth.rel')[-1].value == pytest.approx(
+        whole.figures['depth']['rel'])
+
+
 def test_a_killed_run_resumes_as_if_nothing_had_happened(whole, tmp_path):
     config = make_config(tmp_path)
     with pytest.raises(Killed):
