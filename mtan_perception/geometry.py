@@ -74,19 +74,27 @@ def correct_depth(depth: np.ndarray, focal_length: float,
     return depth * (focal_length / learnt_focal_length)
 
 
+def pixel_rays(size: tuple[int, int], intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Return x (W,) and y (H, 1), float64, of the ray (x, y, 1) through each pixel of a (H, W) image.
+
+    The centre of pixel (row v, column u) is at (u, v), as in depth_image_proc.
+    """
+    fx, fy, cx, cy = (float(intrinsics[row][column]) for row, column in
+                      ((0, 0), (1, 1), (0, 2), (1, 2)))
+    height, width = size
+    return (np.arange(width) - cx) / fx, ((np.arange(height) - cy) / fy)[:, None]
+
+
 def back_project(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """
     Return the point (x, y, z) in metres of each pixel, (H, W, 3), from `depth` (H, W) along z.
 
-    The centre of pixel (row v, column u) is at (u, v), as in depth_image_proc. An unknown (NaN)
-    depth gives a point of NaNs. The type of `depth` is kept.
+    An unknown (NaN) depth gives a point of NaNs. The type of `depth` is kept.
     """
-    height, width = depth.shape
-    fx, fy, cx, cy = (float(intrinsics[row][column]) for row, column in
-                      ((0, 0), (1, 1), (0, 2), (1, 2)))
-    points = np.empty((height, width, 3), depth.dtype)
-    np.multiply(depth, ((np.arange(width) - cx) / fx).astype(depth.dtype), out=points[..., 0])
-    np.multiply(depth, ((np.arange(height) - cy) / fy).astype(depth.dtype)[:, None],
-                out=points[..., 1])
+    points = np.empty((*depth.shape, 3), depth.dtype)
+    x, y = pixel_rays(depth.shape, intrinsics)
+    np.multiply(depth, x.astype(depth.dtype), out=points[..., 0])
+    np.multiply(depth, y.astype(depth.dtype), out=points[..., 1])
     points[..., 2] = depth
     return points

@@ -1,0 +1,103 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Organised point clouds from predictions, as arrays; no ROS."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+import math
+
+import numpy as np
+
+from mtan_perception.geometry import back_project, pixel_rays, scale_intrinsics
+from mtan_perception.inference import Prediction
+from mtan_perception.labels import UNLABELLED
+
+# PCL and RViz find a field by its name and type. In `rgb` they expect a float32 whose bytes are
+# blue, green, red, 0; the colour is written byte by byte, through _POINT_BYTES.
+_FLOATS = {'x': 0, 'y': 4, 'z': 8, 'rgb': 12, 'normal_x': 16, 'normal_y': 20, 'normal_z': 24}
+_BYTES = {'label': 28, 'confidence': 29}
+POINT = np.dtype({
+    'names': [*_FLOATS, *_BYTES], 'formats': ['<f4'] * len(_FLOATS) + ['u1'] * len(_BYTES),
+    'offsets': [*_FLOATS.values(), *_BYTES.values()], 'itemsize': 32})
+_VECTORS = np.dtype({
+    'names': ['point', 'bgr', 'normal'], 'formats': [('<f4', 3), ('u1', 4), ('<f4', 3)],
+    'offsets': [0, 12, 16], 'itemsize': POINT.itemsize})
+ALL_CLASSES = 'all'
+
+
+@dataclass(frozen=True)
+class CloudOptions:
+    """
+    What of a prediction becomes a point.
+
+    Of rows and columns every `stride`-th is taken. A pixel has no point (x, y and z are NaN) where
+    its class id is not set in `kept` ((256,) bool) or where the angle between its normal and the
+    ray to the camera is above `max_edge_angle` degrees; 90 leaves every angle.
+    """
+
+    stride: int = 1
+    kept: np.ndarray = field(default_factory=lambda: np.ones(256, bool))
+    max_edge_angle: float = 90.0
+
+
+def select_classes(entries: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """
+    Return which class ids, (256,) bool, a list of class names asks for.
+
+    `all` stands for every class and for unlabelled pixels, `-name` leaves a class out; a list of
+    nothing but those leaves out of all. Raise ValueError for an unknown name, with the choices.
+    """
+    unknown = [entry for entry in entries
+               if entry != ALL_CLASSES and entry.removeprefix('-') not in names]
+    if unknown or not entries:
+        raise ValueError(
+            f"{', '.join(map(repr, unknown)) or 'nothing'} is no class of these weights; choose "
+            f"from {ALL_CLASSES}, {', '.join(names)}, or leave one out with a - before its name")
+    wanted = {entry for entry in entries if not entry.startswith('-')}
+    chosen = np.full(256, ALL_CLASSES in wanted or not wanted)
+    for index, name in enumerate(names):
+        chosen[index] |= name in wanted
+        chosen[index] &= f'-{name}' not in entries
+    return chosen
+
+
+def fill_cloud(prediction: Prediction, intrinsics: np.ndarray,
+               options: CloudOptions) -> np.ndarray:
+    """
+    Return the points of a prediction as an array (H, W) of POINT, row by row as the image.
+
+    :param prediction: with depth; without segmentation the label is 255 and the confidence 0,
+        without normals they are NaN.
+    :param intrinsics: (3, 3) of the prediction's size.
+    """
+    step = (slice(None, None, options.stride),) * 2
+    depth = prediction.depth[step]
+    intrinsics = scale_intrinsics(intrinsics, 1 / options.stride)
+    cloud = np.zeros(depth.shape, POINT)
+    vectors = cloud.view(_VECTORS)
+    vectors['bgr'][..., :3] = prediction.image[step][..., ::-1]
+    if prediction.label is None:
+        cloud['label'] = UNLABELLED
+    else:
+        cloud['label'], cloud['confidence'] = prediction.label[step], prediction.confidence[step]
+    known = options.kept[cloud['label']]
+    if prediction.normal is None:
+        vectors['normal'] = np.nan
+    else:
+        vectors['normal'] = prediction.normal[step]
+        if options.max_edge_angle < 90:
+            known &= faces_camera(prediction.normal[step], intrinsics, options.max_edge_angle)
+    vectors['point'] = back_project(np.where(known, depth, np.float32(np.nan)), intrinsics)
+    return cloud
+
+
+def faces_camera(normal: np.ndarray, intrinsics: np.ndarray, max_angle: float) -> np.ndarray:
+    """
+    Tell where a surface is seen at no more than `max_angle` degrees from its normal, (H, W).
+
+    The depth of what is seen edge-on is a guess between two surfaces: a point flying in between.
+    """
+    x, y = (ray.astype(normal.dtype) for ray in pixel_rays(normal.shape[:2], intrinsics))
+    cosine = normal[..., 0] * x + normal[..., 1] * y + normal[..., 2]
+    length = np.sqrt(x * x + y * y + 1)
+    return -cosine >= math.cos(math.radians(max_angle)) * length

@@ -1,0 +1,149 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Floor and obstacles: a box on a plane seen by a tilted camera, computed by hand."""
+
+import numpy as np
+import pytest
+
+from mtan_perception.node.obstacles import (
+    class_ids,
+    find_floor,
+    find_obstacles,
+    fit_plane,
+    Plane,
+    thin,
+)
+
+# The camera: 0.8 m above the floor, tilted 25 degrees down and 5 degrees to the side.
+HEIGHT = 0.8
+SIZE, FOCAL = (96, 128), 110.0
+BOX = (-0.2, 0.3, 1.5, 1.9)
+
+
+def up(tilt=25.0, roll=5.0) -> np.ndarray:
+    t, r = np.radians((tilt, roll))
+    return np.array([np.sin(r) * np.cos(t), -np.cos(r) * np.cos(t), -np.sin(t)])
+
+
+def scene(box_height: float):
+    """Return points, normals (H, W, 3), whether a pixel shows the box's top and its front."""
+    u = up()
+    forward = np.array([0, 0, 1]) - u * u[2]
+    forward /= np.linalg.norm(forward)
+    right = np.cross(forward, u)
+    v, x = np.mgrid[:SIZE[0], :SIZE[1]]
+    rays = np.stack([(x - 63.5) / FOCAL, (v - 47.5) / FOCAL, np.ones(SIZE)], -1)
+    depth, normal = -HEIGHT / (rays @ u), np.broadcast_to(u, rays.shape).copy()
+    depth[depth <= 0] = np.nan
+    top_depth = -(HEIGHT - box_height) / (rays @ u)
+    front_depth = BOX[2] / (rays @ forward)
+    points = rays * top_depth[..., None]
+    across, along = points @ right, points @ forward
+    top = (top_depth > 0) & (BOX[0] < across) & (across < BOX[1])
+    top &= (BOX[2] < along) & (along < BOX[3])
+    points = rays * front_depth[..., None]
+    across, height = points @ right, points @ u + HEIGHT
+    front = (BOX[0] < across) & (across < BOX[1]) & (0 < height) & (height < box_height)
+    depth = np.where(front, front_depth, np.where(top, top_depth, depth))
+    normal[front] = -forward
+    return (rays * depth[..., None]).astype(np.float32), normal.astype(np.float32), top, front
+
+
+@pytest.mark.parametrize('known_up', [None, up()])
+@pytest.mark.parametrize('by_class', [True, False])
+def test_the_floor_is_found_by_class_or_by_its_normals(known_up, by_class):
+    points, normal, top, front = scene(0.3)
+    floor = find_floor(points, by_class & ~top & ~front, normal, known_up)
+    assert np.degrees(np.arccos(min(1, floor.normal @ up()))) < 0.05
+    assert -floor.offset == pytest.approx(HEIGHT, abs=1e-3), 'the camera is above the floor'
+
+
+def test_the_fit_leaves_outliers_aside():
+    rng = np.random.default_rng(0)
+    points = scene(0.3)[0].reshape(-1, 3).astype(float)
+    points = points[np.isfinite(points[:, 2])][::5]
+    points += rng.normal(scale=0.005, size=points.shape)
+    wrong = rng.random(len(points)) < 0.2
+    points[wrong] += rng.uniform(0.1, 1.0, (wrong.sum(), 1)) * up()
+    plane = fit_plane(points)
+    assert np.degrees(np.arccos(min(1, plane.normal @ up()))) < 0.5
+    assert -plane.offset == pytest.approx(HEIGHT, abs=0.02)
+
+
+def test_no_floor_is_found_where_there_is_none():
+    points, normal, *_ = scene(0.3)
+    nowhere = np.zeros(SIZE, bool)
+    assert find_floor(np.full_like(points, np.nan), ~nowhere, normal) is None
+    assert find_floor(points, nowhere, None) is None
+    wall = np.broadcast_to(np.float32((0, 0, -1)), points.shape)
+    assert find_floor(points, nowhere, wall) is None
+
+
+@pytest.mark.parametrize('box_height', [0.06, 0.3])
+def test_a_box_above_the_limit_is_an_obstacle_and_the_floor_is_not(box_height):
+    points, normal, top, front = scene(box_height)
+    is_floor = ~top & ~front
+    floor = find_floor(points, is_floor, normal)
+    found = find_obstacles(points, is_floor, np.zeros(SIZE, bool), normal, floor, 0.05)
+    assert top.sum() > 100 and front.sum() > 20
+    np.testing.assert_array_equal(found, top | front)
+
+
+def test_what_faces_up_below_the_limit_is_floor():
+    points, normal, top, front = scene(0.04)
+    found = find_obstacles(
+        points, ~top & ~front, np.zeros(SIZE, bool), normal, Plane(up(), -HEIGHT), 0.05)
+    np.testing.assert_array_equal(found, front)
+
+
+@pytest.mark.parametrize('wrong', ['class', 'normal', 'height'])
+def test_one_wrong_witness_of_the_floor_is_outvoted(wrong):
+    points, normal, top, front = scene(0.3)
+    is_floor, floor = ~top & ~front, Plane(up(), -HEIGHT)
+    if wrong == 'class':
+        is_floor[:] = False
+    elif wrong == 'normal':
+        normal[is_floor] = (0, 0, -1)
+    else:
+        points[is_floor] *= np.float32(0.8)
+    found = find_obstacles(points, is_floor, np.zeros(SIZE, bool), normal, floor, 0.05)
+    np.testing.assert_array_equal(found, top | front)
+
+
+def test_a_wall_that_is_called_floor_stays_an_obstacle():
+    points, normal, _, front = scene(0.5)
+    everything = np.ones(SIZE, bool)
+    high = front & (Plane(up(), -HEIGHT).heights(points) > 0.06)
+    found = find_obstacles(points, everything, ~everything, normal, Plane(up(), -HEIGHT), 0.05)
+    assert high.sum() > 100 and found[high].all()
+
+
+def test_a_ceiling_is_no_obstacle_and_a_lamp_below_it_is():
+    u, nothing = up(0.0, 0.0), np.zeros((1, 3), bool)
+    points = np.float32([[[0, -1.6, 3], [0, -1.6, 3], [0, -1.4, 3]]])
+    normal = np.float32([[-u, (0, 0, -1), (0, 0, -1)]])
+    ceiling = np.array([[True, True, False]])
+    found = find_obstacles(points, nothing, ceiling, normal, Plane(u, -HEIGHT), 0.05)
+    np.testing.assert_array_equal(found, [[False, False, True]])
+
+
+def test_without_a_plane_the_class_decides():
+    points, normal, top, front = scene(0.3)
+    found = find_obstacles(points, ~top & ~front, top, normal, None, 0.05)
+    np.testing.assert_array_equal(found, front)
+
+
+def test_one_point_in_each_cube():
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-2, 2, (5000, 3)).astype(np.float32)
+    thinned = thin(points, 0.25)
+    cells = np.floor(thinned / 0.25).astype(int)
+    assert len(np.unique(cells, axis=0)) == len(thinned) < 4100
+    assert len(thinned) == len(np.unique(np.floor(points / 0.25).astype(int), axis=0))
+    assert {tuple(p) for p in thinned.tolist()} <= {tuple(p) for p in points.tolist()}
+    assert thin(points[:0], 0.25).shape == (0, 3)
+
+
+def test_class_ids_pass_over_names_that_the_weights_lack():
+    chosen = class_ids(['floor', 'road'], ('bed', 'floor'))
+    assert np.flatnonzero(chosen).tolist() == [1]
