@@ -23,7 +23,8 @@ EXECUTABLES = {
     'mtan': 'mtan_perception.cli.main:main',
 }
 # Python module -> its key in package.xml; a module that is not listed has its own name as key.
-KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml'}
+KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'tf2_ros': 'tf2_ros_py',
+        'yaml': 'python3-yaml'}
 # No rosdep key resolves everywhere: README.md gives the pip line.
 NO_KEY = {'torch', 'torchvision', 'safetensors', 'rosbags'}
 # Needed by one command alone, which asks for it with its pip line.

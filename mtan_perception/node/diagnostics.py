@@ -7,7 +7,7 @@ import statistics
 import threading
 import time
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 LOG_PERIOD = 5.0
 """An error of one kind is logged at most once in so many seconds; every one is counted."""
@@ -21,8 +21,8 @@ class Statistics:
         self._lock = threading.Lock()
         self._received = 0
         self._published = 0
-        self._errors: Counter[str] = Counter()
-        self._last_error = ''
+        self._problems: Counter[str] = Counter()
+        self._last = {'error': '', 'warning': ''}
         self._logged: dict[str, float] = {}
         self._clear_window()
 
@@ -52,14 +52,21 @@ class Statistics:
         :param kind: what failed, in one or two words; errors are counted and throttled by it.
         :returns: whether it is due to be logged.
         """
-        now = time.monotonic()
+        return self._count('error', kind, text)
+
+    def count_warning(self, kind: str, text: str) -> bool:
+        """Count what somebody should know and what stops nothing, as `count_error` does."""
+        return self._count('warning', kind, text)
+
+    def _count(self, level: str, kind: str, text: str) -> bool:
+        now, key = time.monotonic(), f'{level}s: {kind}'
         with self._lock:
-            self._errors[kind] += 1
-            self._window_errors += 1
-            self._last_error = text
-            if now - self._logged.get(kind, -LOG_PERIOD) < LOG_PERIOD:
+            self._problems[key] += 1
+            self._window_problems[level] += 1
+            self._last[level] = text
+            if now - self._logged.get(key, -LOG_PERIOD) < LOG_PERIOD:
                 return False
-            self._logged[kind] = now
+            self._logged[key] = now
             return True
 
     def take_report(self) -> tuple[bytes, str, dict[str, str]]:
@@ -80,39 +87,36 @@ class Statistics:
                 values['latency (ms)'] = _milliseconds(self._latencies)
             for name, durations in self._stages.items():
                 values[f'{name} (ms)'] = _milliseconds(durations)
-            for kind, count in sorted(self._errors.items()):
-                values[f'errors: {kind}'] = str(count)
-            if self._last_error:
-                values['last error'] = self._last_error
+            values |= {key: str(count) for key, count in sorted(self._problems.items())}
+            values |= {f'last {level}': text for level, text in self._last.items() if text}
             level, message = self._judge()
             self._clear_window()
         return level, message, values
 
     def _judge(self) -> tuple[bytes, str]:
-        if self._window_errors:
-            return DiagnosticStatus.ERROR, self._last_error
+        if self._window_problems['error']:
+            return DiagnosticStatus.ERROR, self._last['error']
         if not self._window_received:
             return DiagnosticStatus.WARN, 'no image arrives'
+        if self._window_problems['warning']:
+            return DiagnosticStatus.WARN, self._last['warning']
         return DiagnosticStatus.OK, 'running'
 
     def _clear_window(self) -> None:
         self._window_start = time.monotonic()
         self._window_received = 0
-        self._window_errors = 0
+        self._window_problems: Counter[str] = Counter()
         self._latencies: list[float] = []
         self._stages: dict[str, list[float]] = {}
 
 
-def diagnostic_array(
-    stamp, name: str, hardware: str, level: bytes, message: str, values: dict[str, str],
-) -> DiagnosticArray:
+def diagnostic_status(
+    name: str, hardware: str, level: bytes, message: str, values: dict[str, str],
+) -> DiagnosticStatus:
     """Fill the message; `hardware` is the device the network runs on."""
-    array = DiagnosticArray()
-    array.header.stamp = stamp
-    array.status = [DiagnosticStatus(
+    return DiagnosticStatus(
         name=name, hardware_id=hardware, level=level, message=message,
-        values=[KeyValue(key=key, value=value) for key, value in values.items()])]
-    return array
+        values=[KeyValue(key=key, value=value) for key, value in values.items()])
 
 
 def _milliseconds(durations: list[float]) -> str:

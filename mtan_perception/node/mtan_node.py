@@ -3,46 +3,36 @@
 """
 The perception node: an image in; segmentation, depth and normals out.
 
-image topic -> callback keeps the newest -> worker thread: decode, infer, fill, publish.
+image topic -> callback keeps the newest -> worker thread: decode, infer, fill, publish. Several
+cameras share the engine; what they have ready at one time goes through it together.
 """
 
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 import sys
-import time
-from typing import NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import qos_profile_sensor_data, QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import try_shutdown
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from mtan_perception.geometry import fit_image
+from mtan_perception.labels import generic, LabelSet
 from mtan_perception.node import parameters as parameter_table
-from mtan_perception.node.diagnostics import diagnostic_array, Statistics
-from mtan_perception.node.image_codec import decode_compressed, decode_image, ImageError
-from mtan_perception.node.outputs import camera_info_fault, Outputs
+from mtan_perception.node.camera import Camera, Frame, Shot
+from mtan_perception.node.clouds import select_classes
+from mtan_perception.node.diagnostics import diagnostic_status
+from mtan_perception.node.gravity import Gravity
+from mtan_perception.node.label_topics import LabelTopics
 from mtan_perception.node.process import leave, spin
 from mtan_perception.node.worker import Worker
-from mtan_perception.tasks import select_tasks
+from mtan_perception.tasks import SEGMENTATION, select_tasks
 
 STOP_TIMEOUT = 1.0
 """How long an ending node waits for the frame in flight, in seconds."""
 DIAGNOSTICS_PERIOD = 1.0
-
-
-class Frame(NamedTuple):
-    """An image message and when it arrived, in seconds of the monotonic clock."""
-
-    message: Image | CompressedImage
-    arrival: float
 
 
 class MtanNode(LifecycleNode):
@@ -56,14 +46,14 @@ class MtanNode(LifecycleNode):
         """
         super().__init__('mtan', **kwargs)
         self._settings = parameter_table.declare_parameters(self)
-        self._statistics = Statistics()
-        self._outputs = Outputs(self)
         self._engine = None
-        self._palette: np.ndarray | None = None
-        self._camera_info: CameraInfo | None = None
-        self._input_subscriptions: list = []
+        self._labels: LabelSet | None = None
         self._worker = Worker(self._process)
         self._worker.limit_rate(self._settings.max_rate)
+        gravity = Gravity(self)
+        self._cameras = [
+            Camera(self, name, self._worker.offer, gravity) for name in self._settings.cameras]
+        self._label_topics = LabelTopics(self, SEGMENTATION)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
         self.create_timer(DIAGNOSTICS_PERIOD, self._publish_diagnostics)
         # Last: the publishers' own qos_overrides parameters would come through it as well.
@@ -106,12 +96,15 @@ class MtanNode(LifecycleNode):
         SUCCESS -> active. FAILURE -> inactive, with the reason in the log.
         """
         try:
-            self._subscribe()
+            for camera in self._cameras:
+                camera.subscribe(self._settings.image_transport)
         except Exception as error:
             self._unsubscribe()
             self.get_logger().error(f'cannot activate: {error}')
             return TransitionCallbackReturn.FAILURE
-        return super().on_activate(state)
+        result = super().on_activate(state)
+        self._publish_labels()
+        return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; SUCCESS -> inactive. The frame in flight is not published."""
@@ -144,12 +137,13 @@ class MtanNode(LifecycleNode):
         """Build and warm up the engine; runs on the worker, which owns the device from here on."""
         # Imported here, so that a missing torch is a failed transition with a remedy in the log.
         from mtan_perception.inference import Engine
-        from mtan_perception.labels import generic
         settings = self._settings
         engine = Engine(settings.weights, settings.device, settings.precision)
+        labels = engine.card.labels or generic(engine.card.tasks.get(SEGMENTATION, 1))
+        _check_classes(settings, labels)
         _apply_settings(engine, settings)
         engine.warm_up()
-        self._palette = (engine.card.labels or generic(256)).palette()
+        self._labels = labels
         self.get_logger().info(
             f"weights '{settings.weights}' ({engine.card.backbone}, "
             f"{', '.join(engine.card.tasks)}) on {engine.device}, {engine.precision}")
@@ -171,93 +165,46 @@ class MtanNode(LifecycleNode):
                 if not self.context.ok():
                     raise ExternalShutdownException() from None
 
-    # -- Inputs ------------------------------------------------------------------------------
-
-    def _subscribe(self) -> None:
-        overrides = QoSOverridingOptions.with_default_policies()
-        # Resolved first, so that remapping `image` carries over to its compressed transport.
-        topic = self.resolve_topic_name('image')
-        message_type = Image
-        if self._settings.image_transport == 'compressed':
-            topic, message_type = f'{topic}/compressed', CompressedImage
-        qos = QoSProfile(
-            depth=1, reliability=qos_profile_sensor_data.reliability,
-            durability=qos_profile_sensor_data.durability)
-        self._input_subscriptions = [
-            self.create_subscription(
-                message_type, topic, self._on_image, qos, qos_overriding_options=overrides),
-            self.create_subscription(
-                CameraInfo, 'camera_info', self._on_camera_info, qos_profile_sensor_data,
-                qos_overriding_options=overrides),
-        ]
-        self._image_topic, self._camera_info_topic = (
-            subscription.topic_name for subscription in self._input_subscriptions)
-
     def _unsubscribe(self) -> None:
-        for subscription in self._input_subscriptions:
-            self.destroy_subscription(subscription)
-        self._input_subscriptions = []
-        self._camera_info = None
+        for camera in self._cameras:
+            camera.unsubscribe()
         self._worker.clear()
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
-        self._statistics.count_received()
-        self._worker.offer(Frame(message, time.monotonic()))
+    def _publish_labels(self) -> None:
+        if SEGMENTATION in self._engine.card.tasks:
+            self._label_topics.publish(self._labels, self._settings.confidence_threshold)
 
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        self._camera_info = message
+    # -- Frames, on the worker ---------------------------------------------------------------
 
-    # -- One frame, on the worker ------------------------------------------------------------
-
-    def _process(self, frame: Frame) -> None:
-        """Take one frame from message to messages; whatever goes wrong, the next one is taken."""
+    def _process(self, frames: list[Frame]) -> None:
+        """Take frames from message to messages; whatever goes wrong, the next ones are taken."""
         engine, settings = self._engine, self._settings
         if engine is None:
             return
+        groups: dict[frozenset[str], list[Shot]] = {}
+        for frame in frames:
+            with frame.camera.reporting():
+                shot = frame.camera.read(frame, settings)
+                if shot.tasks:
+                    groups.setdefault(shot.tasks, []).append(shot)
+        for tasks, shots in groups.items():
+            self._process_shots(tasks, shots, engine, settings)
+
+    def _process_shots(self, tasks: frozenset[str], shots: list[Shot], engine, settings) -> None:
+        """Infer what was shot at one time for the same tasks in one batch, and publish it."""
+        correct = settings.correct_focal_length
         try:
-            self._process_frame(frame, engine, settings)
-        except ImageError as error:
-            self._report_error('image', f"topic '{self._image_topic}': {error}")
+            _apply_settings(engine, settings)
+            predictions = engine.infer_batch(
+                [shot.image for shot in shots], tasks,
+                [shot.focal_length if correct else None for shot in shots])
         except Exception as error:
-            # Publishers fail while ROS is being shut down; that is not worth a word.
-            if self.context.ok():
-                self._report_error('inference', f'{type(error).__name__}: {error}')
-
-    def _process_frame(self, frame: Frame, engine, settings) -> None:
-        tasks = self._outputs.wanted_tasks() & set(settings.tasks)
-        header, start = frame.message.header, time.monotonic()
-        compressed = isinstance(frame.message, CompressedImage)
-        image = decode_compressed(frame.message) if compressed else decode_image(frame.message)
-        stages = {'wait': start - frame.arrival, 'decode': time.monotonic() - start}
-        camera_info = self._fitting_camera_info(image.shape[:2])
-        if camera_info is not None:
-            fit = fit_image(image.shape[:2], settings.input_size)
-            self._outputs.publish_camera_info(header, camera_info, fit)
-        if not tasks:
+            for shot in shots:
+                shot.camera.report_exception(error)
             return
-        _apply_settings(engine, settings)
-        focal_length = None if camera_info is None else camera_info.k[0]
-        prediction = engine.infer(image, tasks, focal_length)
-        start = time.monotonic()
-        self._outputs.publish_images(prediction, tasks, header, settings, self._palette)
-        now = time.monotonic()
-        stages |= prediction.timings | {'publish': now - start}
-        self._statistics.count_published(now - frame.arrival, stages)
-
-    def _fitting_camera_info(self, image_size: tuple[int, int]) -> CameraInfo | None:
-        """Return the newest CameraInfo if it belongs to images of this size."""
-        camera_info = self._camera_info
-        if camera_info is None:
-            return None
-        fault = camera_info_fault(camera_info, image_size)
-        if fault:
-            self._report_error('camera_info', f"topic '{self._camera_info_topic}': {fault}")
-            return None
-        return camera_info
-
-    def _report_error(self, kind: str, text: str) -> None:
-        if self._statistics.count_error(kind, text):
-            self.get_logger().error(text)
+        for shot, prediction in zip(shots, predictions, strict=True):
+            with shot.camera.reporting():
+                shot.camera.publish(shot, prediction, settings, self._labels)
 
     # -- Parameters and diagnostics ----------------------------------------------------------
 
@@ -268,17 +215,20 @@ class MtanNode(LifecycleNode):
             settings = self._settings.updated(parameters)
             if self._engine is not None:
                 select_tasks(settings.tasks, self._engine.card.tasks)
+                _check_classes(settings, self._labels)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        self._settings = settings
+        old, self._settings = self._settings, settings
         self._worker.limit_rate(settings.max_rate)
+        if self._is_active and settings.confidence_threshold != old.confidence_threshold:
+            self._publish_labels()
         return SetParametersResult(successful=True)
 
     def _check_state_allows(self, parameters: list[Parameter]) -> None:
         name = self.get_fully_qualified_name()
         for when, allowed, transitions in (
             (parameter_table.UNCONFIGURED, self._engine is None, 'deactivate` and `cleanup'),
-            (parameter_table.INACTIVE, not self._input_subscriptions, 'deactivate'),
+            (parameter_table.INACTIVE, not self._is_active, 'deactivate'),
         ):
             refused = parameter_table.changes(parameters, when)
             if refused and not allowed:
@@ -286,31 +236,49 @@ class MtanNode(LifecycleNode):
                     f"{', '.join(refused)} {when}: call the transition(s) `{transitions}` first "
                     f'(ros2 lifecycle set {name} ...)')
 
+    @property
+    def _is_active(self) -> bool:
+        return any(camera.is_active for camera in self._cameras)
+
     def _publish_diagnostics(self) -> None:
-        level, message, values = self._statistics.take_report()
+        array = DiagnosticArray(status=[self._status(camera) for camera in self._cameras])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+    def _status(self, camera: Camera) -> DiagnosticStatus:
+        level, message, values = camera.statistics.take_report()
         engine, settings = self._engine, self._settings
-        if not self._input_subscriptions:
+        if not camera.is_active:
             level, message = DiagnosticStatus.OK, 'not active'
         values |= {
-            'frames dropped for newer ones': str(self._worker.dropped),
+            'frames dropped for newer ones': str(self._worker.dropped(camera.name)),
             'weights': settings.weights,
             'tasks': ', '.join(settings.tasks),
-            'tasks with a subscriber': ', '.join(sorted(self._outputs.wanted_tasks())),
+            'tasks with a subscriber': ', '.join(sorted(camera.outputs.wanted_tasks())),
             'input size': f'{settings.input_width}×{settings.input_height}',
         }
         if engine is not None:
             values |= {'device': str(engine.device), 'precision': str(engine.precision)}
-        self._diagnostics.publish(diagnostic_array(
-            self.get_clock().now().to_msg(), f'{self.get_name()}: inference',
-            values.get('device', ''), level, message, values))
+        name = ': '.join(filter(None, (self.get_name(), camera.name, 'inference')))
+        return diagnostic_status(name, values.get('device', ''), level, message, values)
 
 
 def _apply_settings(engine, settings) -> None:
     """Hand the live parameters to the engine."""
     engine.tasks = settings.tasks
     engine.input_size = settings.input_size
-    engine.depth_range = settings.min_depth, settings.max_depth
+    # The limits are those of the depth that is published, after its scale.
+    engine.depth_range = (
+        settings.min_depth / settings.depth_scale, settings.max_depth / settings.depth_scale)
     engine.confidence_threshold = settings.confidence_threshold
+
+
+def _check_classes(settings, labels: LabelSet) -> None:
+    """Raise ValueError if `points.classes` names a class that the weights do not have."""
+    try:
+        select_classes(settings.points_classes, labels.names)
+    except ValueError as error:
+        raise ValueError(f"parameter 'points.classes': {error}") from None
 
 
 def main(args: list[str] | None = None) -> int:

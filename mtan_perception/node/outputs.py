@@ -3,16 +3,14 @@
 """The output topics: one table, and publishers that do no work without a subscriber."""
 
 from collections.abc import Callable
-import copy
 from typing import NamedTuple
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from mtan_perception.geometry import Fit, scale_intrinsics
 from mtan_perception.inference import Prediction
 from mtan_perception.node.image_codec import encode_image
 from mtan_perception.node.parameters import Settings
@@ -41,28 +39,39 @@ IMAGE_OUTPUTS = {
     'normal/color': Output(NORMAL, 'rgb8', lambda p, s, palette: color_normal(p.normal)),
 }
 CAMERA_INFO_TASKS = (SEGMENTATION, DEPTH, NORMAL)
+# A cloud has what every task gives; it needs depth, and goes without what is switched off.
+CLOUD_TASKS = {SEGMENTATION, DEPTH, NORMAL}
 
 
 class Outputs:
-    """The publishers of every output topic."""
+    """The publishers of one camera's output topics."""
 
-    def __init__(self, node: LifecycleNode):
-        """Create the publishers; reliable ones, which match every subscriber (REP 2003)."""
+    def __init__(self, node: LifecycleNode, camera: str = ''):
+        """
+        Create the publishers; reliable ones, which match every subscriber (REP 2003).
+
+        :param camera: its name, which stands before its topics; empty for the only one.
+        """
         def publisher(message_type: type, topic: str):
-            return node.create_lifecycle_publisher(
-                message_type, f'~/{topic}',
-                QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies())
+            return create_publisher(node, message_type, f'{camera}/{topic}' if camera else topic)
 
         self._images = {topic: publisher(Image, topic) for topic in IMAGE_OUTPUTS}
         self._camera_infos = [
             publisher(CameraInfo, f'{task}/camera_info') for task in CAMERA_INFO_TASKS]
+        self.points = publisher(PointCloud2, 'points')
+        self.obstacles = publisher(PointCloud2, 'obstacles')
 
     def wanted_tasks(self) -> set[str]:
-        """Name the tasks of which somebody reads an image."""
+        """Name the tasks of which somebody reads an image or a cloud."""
+        if self.wants_clouds():
+            return set(CLOUD_TASKS)
         return {
             IMAGE_OUTPUTS[topic].task for topic, publisher in self._images.items()
             if publisher.get_subscription_count()}
+
+    def wants_clouds(self) -> bool:
+        """Tell whether somebody reads a cloud."""
+        return any(p.get_subscription_count() for p in (self.points, self.obstacles))
 
     def publish_images(
         self, prediction: Prediction, tasks: set[str], header, settings: Settings,
@@ -81,52 +90,22 @@ class Outputs:
                 image = fill(prediction, settings, palette)
                 publisher.publish(encode_image(image, encoding, header))
 
-    def publish_camera_info(self, header, camera_info: CameraInfo, fit: Fit) -> None:
-        """Publish the camera's intrinsics at the size of the outputs, under the input's header."""
-        readers = [p for p in self._camera_infos if p.get_subscription_count()]
-        if readers:
-            message = scale_camera_info(camera_info, fit)
-            message.header = header
-            for publisher in readers:
-                publisher.publish(message)
+    def publish_camera_info(self, header, camera_info: CameraInfo) -> None:
+        """Publish the intrinsics at the size of the outputs, under the input's header."""
+        camera_info.header = header
+        for publisher in self._camera_infos:
+            if publisher.get_subscription_count():
+                publisher.publish(camera_info)
 
 
-def scale_camera_info(camera_info: CameraInfo, fit: Fit) -> CameraInfo:
+def create_publisher(node: LifecycleNode, message_type: type, topic: str, latched: bool = False):
     """
-    Scale K, P, the region of interest and the size, as image_proc's resize node does.
+    Create a reliable publisher of `~/topic` whose QoS can be overridden by parameters.
 
-    A P that is all zeros, as drivers leave it, is filled from K: depth_image_proc and RViz read P.
-    Distortion and rectification do not depend on the scale.
-
-    :param fit: of the camera's image into the network's input.
+    :param latched: whether a late subscriber is given the last message (transient local).
     """
-    scaled = copy.deepcopy(camera_info)
-    scaled.height, scaled.width = fit.height, fit.width
-    k = scale_intrinsics(np.reshape(camera_info.k, (3, 3)), fit.scale)
-    p = np.reshape(camera_info.p, (3, 4)).copy()
-    if p.any():
-        p[:2] *= fit.scale
-    else:
-        p[:, :3] = k
-    scaled.k, scaled.p = k.ravel(), p.ravel()
-    roi = scaled.roi
-    for name in ('x_offset', 'y_offset', 'height', 'width'):
-        setattr(roi, name, round(getattr(roi, name) * fit.scale))
-    return scaled
-
-
-def camera_info_fault(camera_info: CameraInfo, image_size: tuple[int, int]) -> str | None:
-    """
-    Say why a CameraInfo does not serve for an image of `image_size` (height, width).
-
-    :returns: what was found and the remedy, or None where it serves.
-    """
-    if not (camera_info.k[0] > 0 and camera_info.k[4] > 0):
-        return (
-            f'focal lengths in K are {camera_info.k[0]:g} and {camera_info.k[4]:g}; '
-            'calibrate the camera, or have its driver publish the calibration')
-    if (camera_info.height, camera_info.width) != image_size:
-        return (
-            f'size {camera_info.width}×{camera_info.height} differs from the image, '
-            f'{image_size[1]}×{image_size[0]}; publish the CameraInfo of this image')
-    return None
+    durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+    return node.create_lifecycle_publisher(
+        message_type, f'~/{topic}',
+        QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=durability),
+        qos_overriding_options=QoSOverridingOptions.with_default_policies())

@@ -58,6 +58,9 @@ SPECIFICATIONS = {
     'image_transport': Specification(
         'raw', 'Subscribe to the image topic itself (raw) or to its /compressed', INACTIVE,
         choices=('raw', 'compressed')),
+    'cameras': Specification(
+        [''], "Cameras to serve, by the names that stand before their topics; [''] is one camera "
+        'without a name', START),
     'tasks': Specification(
         [SEGMENTATION, DEPTH, NORMAL], 'Tasks to run, of those that the weights know', LIVE),
     'input_height': Specification(
@@ -77,6 +80,37 @@ SPECIFICATIONS = {
     'overlay_alpha': Specification(
         0.5, 'Opacity of the class colours over the image in segmentation/color', LIVE,
         (0.0, 1.0)),
+    'correct_focal_length': Specification(
+        True, 'Correct depth by the focal length in camera_info, where the weights know theirs',
+        LIVE),
+    'depth_scale': Specification(
+        1.0, 'Factor on every depth, to calibrate it against a measured distance', LIVE,
+        (0.01, 100.0)),
+    'points.stride': Specification(
+        1, 'Take every so many-th row and column into points; 1 keeps the size of the mask', LIVE,
+        (1, 64)),
+    'points.classes': Specification(
+        ['all'], 'Classes in points, by name; -name leaves one out of all', LIVE),
+    'points.confident_only': Specification(
+        False, 'Leave unlabelled pixels out of points: see confidence_threshold', LIVE),
+    'points.max_edge_angle': Specification(
+        90.0, 'Leave out of both clouds what is seen at more than this angle between its normal '
+        'and the ray, in degrees; 90 keeps all', LIVE, (0.0, 90.0)),
+    'obstacles.floor_classes': Specification(
+        ['floor', 'flat', 'road', 'sidewalk'],
+        'Classes that a robot drives on; names that the weights do not have are passed over',
+        LIVE),
+    'obstacles.ceiling_classes': Specification(
+        ['ceiling', 'sky'],
+        'Classes above a robot; names that the weights do not have are passed over', LIVE),
+    'obstacles.min_height': Specification(
+        0.05, 'What faces up less than this above the floor is floor, in metres', LIVE,
+        (0.0, 1.0)),
+    'obstacles.voxel_size': Specification(
+        0.05, 'One obstacle point in each cube of this size, in metres', LIVE, (0.005, 1.0)),
+    'obstacles.base_frame': Specification(
+        'base_link', 'TF frame whose z axis points up; empty, or without such a transform: up is '
+        'fitted to the floor in view', LIVE),
     'autostart': Specification(
         True, 'Configure and activate the node at its start', START),
 }
@@ -91,6 +125,7 @@ class Settings:
     precision: str
     backend: str
     image_transport: str
+    cameras: tuple[str, ...]
     tasks: tuple[str, ...]
     input_height: int
     input_width: int
@@ -99,6 +134,17 @@ class Settings:
     min_depth: float
     max_depth: float
     overlay_alpha: float
+    correct_focal_length: bool
+    depth_scale: float
+    points_stride: int
+    points_classes: tuple[str, ...]
+    points_confident_only: bool
+    points_max_edge_angle: float
+    obstacles_floor_classes: tuple[str, ...]
+    obstacles_ceiling_classes: tuple[str, ...]
+    obstacles_min_height: float
+    obstacles_voxel_size: float
+    obstacles_base_frame: str
     autostart: bool
 
     def __post_init__(self):
@@ -108,7 +154,7 @@ class Settings:
         :raises ValueError: naming the parameter, the value and the choices.
         """
         for name, specification in SPECIFICATIONS.items():
-            value = getattr(self, name)
+            value = getattr(self, field_name(name))
             if specification.choices and value not in specification.choices:
                 raise ValueError(
                     f"parameter '{name}' is '{value}'; it must be one of "
@@ -117,6 +163,10 @@ class Settings:
             raise ValueError(
                 f"parameter 'min_depth' is {self.min_depth:g} and 'max_depth' is "
                 f'{self.max_depth:g}; the first must be less than the second')
+        if self.cameras != ('',) and not _are_names(self.cameras):
+            raise ValueError(
+                f"parameter 'cameras' is {list(self.cameras)}; give each camera a name of its "
+                'own, of letters, digits and _')
         if not self.tasks:
             raise ValueError(
                 "parameter 'tasks' is empty; name at least one, or deactivate the node")
@@ -129,9 +179,14 @@ class Settings:
     def updated(self, parameters: list[Parameter]) -> 'Settings':
         """Return these settings with the parameters' new values; others' parameters are passed."""
         values = {
-            parameter.name: _plain(parameter.value) for parameter in parameters
+            field_name(parameter.name): _plain(parameter.value) for parameter in parameters
             if parameter.name in SPECIFICATIONS}
         return dataclasses.replace(self, **values)
+
+
+def field_name(parameter: str) -> str:
+    """Return the field of Settings that holds a parameter: `points.stride` is `points_stride`."""
+    return parameter.replace('.', '_')
 
 
 def declare_parameters(node: Node) -> Settings:
@@ -142,7 +197,7 @@ def declare_parameters(node: Node) -> Settings:
     :raises ValueError: for values that contradict one another or are no choice.
     """
     return Settings(**{
-        name: _plain(node.declare_parameter(
+        field_name(name): _plain(node.declare_parameter(
             name, specification.default, specification.descriptor()).value)
         for name, specification in SPECIFICATIONS.items()})
 
@@ -152,6 +207,11 @@ def changes(parameters: list[Parameter], when: str) -> list[str]:
     return [
         parameter.name for parameter in parameters
         if parameter.name in SPECIFICATIONS and SPECIFICATIONS[parameter.name].change == when]
+
+
+def _are_names(names: tuple[str, ...]) -> bool:
+    return 0 < len(names) == len(set(names)) and all(
+        name.isascii() and name.isidentifier() for name in names)
 
 
 def _plain(value: Any) -> Any:

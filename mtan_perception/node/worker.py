@@ -1,7 +1,8 @@
 # Copyright 2026 The mtan_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The one thread that owns the device, and the one slot for the newest frame in front of it."""
+"""The one thread that owns the device, and a slot for each camera's newest frame before it."""
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 import threading
@@ -11,24 +12,28 @@ from typing import Any
 
 class Worker:
     """
-    Run jobs in order and, between them, the newest frame.
+    Run jobs in order and, between them, the newest frame of each slot.
 
-    A frame that arrives while another waits takes its place, so latency stays one frame whatever
-    the input rate. CUDA graphs and compiled models belong to the thread that made them: building
-    the engine is a job, so that building and running share this thread.
+    A frame that arrives while another waits in its slot takes its place, so latency stays one
+    frame whatever the input rate. The frames of all slots are taken together: a camera that is
+    faster than another replaces its own frames and never keeps the other waiting.
+
+    CUDA graphs and compiled models belong to the thread that made them: building the engine is a
+    job, so that building and running share this thread.
     """
 
-    def __init__(self, process: Callable[[Any], None]):
+    def __init__(self, process: Callable[[list[Any]], None]):
         """
         Start the thread.
 
-        :param process: called with each frame that is taken; it must not raise.
+        :param process: called with the frames that are taken, one at most from each slot, in the
+            order in which they came; it must not raise.
         """
         self._process = process
         self._changed = threading.Condition()
         self._jobs: list[tuple[Callable[[], Any], Future]] = []
-        self._frame: Any = None
-        self._dropped = 0
+        self._frames: dict[str, Any] = {}
+        self._dropped: Counter[str] = Counter()
         self._min_period = 0.0
         self._last_due = 0.0
         self._stopping = False
@@ -36,10 +41,9 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name='worker', daemon=True)
         self._thread.start()
 
-    @property
-    def dropped(self) -> int:
-        """Count the frames that a newer one replaced."""
-        return self._dropped
+    def dropped(self, slot: str = '') -> int:
+        """Count the frames of a slot that a newer one replaced."""
+        return self._dropped[slot]
 
     def limit_rate(self, max_rate: float) -> None:
         """
@@ -51,17 +55,17 @@ class Worker:
             self._min_period = 1 / max_rate if max_rate > 0 else 0.0
             self._changed.notify()
 
-    def offer(self, frame: Any) -> None:
-        """Put a frame into the slot; never blocks for longer than it takes to store it."""
+    def offer(self, frame: Any, slot: str = '') -> None:
+        """Put a frame into a slot; never blocks for longer than it takes to store it."""
         with self._changed:
-            self._dropped += self._frame is not None
-            self._frame = frame
+            self._dropped[slot] += slot in self._frames
+            self._frames[slot] = frame
             self._changed.notify()
 
     def clear(self) -> None:
-        """Empty the slot."""
+        """Empty every slot."""
         with self._changed:
-            self._frame = None
+            self._frames = {}
 
     def submit(self, job: Callable[[], Any]) -> Future:
         """Run `job` on the thread before the next frame; its result or error is the future's."""
@@ -93,19 +97,19 @@ class Worker:
                     return
                 job = self._jobs.pop(0) if self._jobs else None
                 if job is None:
-                    frame, self._frame = self._frame, None
+                    frames, self._frames = list(self._frames.values()), {}
                     self._last_due = self._take_time()
             if job is None:
-                self._process(frame)
+                self._process(frames)
             else:
                 _run_job(*job)
 
     def _frame_is_due(self) -> bool:
-        return self._frame is not None and time.monotonic() >= self._last_due + self._min_period
+        return bool(self._frames) and time.monotonic() >= self._last_due + self._min_period
 
     def _wait_time(self) -> float | None:
         """Until the waiting frame is due, in seconds; None, for ever, where there is none."""
-        if self._frame is None:
+        if not self._frames:
             return None
         return max(0.0, self._last_due + self._min_period - time.monotonic())
 

@@ -15,6 +15,7 @@ import yaml
 
 from mtan_perception.node.parameters import (
     changes,
+    field_name,
     INACTIVE,
     LIVE,
     Settings,
@@ -28,12 +29,13 @@ CONFIG = Path(__file__).parents[2] / 'config' / 'mtan.yaml'
 @pytest.fixture
 def settings() -> Settings:
     return Settings(**{
-        name: tuple(s.default) if isinstance(s.default, list) else s.default
+        field_name(name): tuple(s.default) if isinstance(s.default, list) else s.default
         for name, s in SPECIFICATIONS.items()})
 
 
 def test_the_settings_have_a_field_for_each_parameter():
-    assert [field.name for field in dataclasses.fields(Settings)] == list(SPECIFICATIONS)
+    assert [field.name for field in dataclasses.fields(Settings)] == [
+        field_name(name) for name in SPECIFICATIONS]
 
 
 def test_the_shipped_file_names_every_parameter_with_its_default():
@@ -60,6 +62,9 @@ def test_descriptors_tell_meaning_and_range(name, specification):
     ({'min_depth': 5.0, 'max_depth': 5.0}, "'min_depth' is 5 and 'max_depth' is 5"),
     ({'min_depth': float('nan')}, "'min_depth' is nan"),
     ({'tasks': []}, "'tasks' is empty"),
+    ({'cameras': ['front', 'front']}, "'cameras' is .*'front', 'front'.*name of its own"),
+    ({'cameras': ['front', '']}, "'cameras'.*letters, digits"),
+    ({'cameras': []}, "'cameras' is \\[\\]"),
 ])
 def test_values_that_no_range_excludes(settings, values, text):
     parameters = [SimpleNamespace(name=name, value=value) for name, value in values.items()]
@@ -70,9 +75,10 @@ def test_values_that_no_range_excludes(settings, values, text):
 def test_an_update_is_taken_as_a_whole_and_leaves_the_original(settings):
     updated = settings.updated([
         Parameter('min_depth', value=11.0), Parameter('max_depth', value=20.0),
-        Parameter('tasks', value=['depth']), Parameter('use_sim_time', value=True)])
+        Parameter('tasks', value=['depth']), Parameter('use_sim_time', value=True),
+        Parameter('points.stride', value=4)])
     assert (updated.min_depth, updated.max_depth, updated.tasks) == (11.0, 20.0, ('depth',))
-    assert settings.min_depth == 0.1
+    assert (settings.min_depth, settings.points_stride, updated.points_stride) == (0.1, 1, 4)
     assert updated.input_size == (288, 384)
 
 

@@ -12,14 +12,15 @@ from mtan_perception.node.worker import Worker
 
 
 class Recorder:
-    """Processes frames one at a time, each only when it is let through."""
+    """Processes what is taken at one time, each only when it is let through."""
 
     def __init__(self):
-        self.frames, self.times, self.threads = [], [], set()
+        self.frames, self.rounds, self.times, self.threads = [], [], [], set()
         self.gate, self.entered = threading.Semaphore(0), threading.Semaphore(0)
 
-    def __call__(self, frame):
-        self.frames.append(frame)
+    def __call__(self, frames):
+        self.frames += frames
+        self.rounds.append(frames)
         self.times.append(time.monotonic())
         self.threads.add(threading.get_ident())
         self.entered.release()
@@ -47,7 +48,23 @@ def test_only_the_newest_frame_is_kept(worker, recorder):
     recorder.gate.release()
     assert recorder.entered.acquire(timeout=5)
     assert recorder.frames == [0, 9]
-    assert worker.dropped == 8
+    assert worker.dropped() == 8
+
+
+def test_a_fast_slot_never_keeps_another_waiting(worker, recorder):
+    """What waits in all slots is taken together, the newest of each."""
+    worker.offer('front 0', 'front')
+    assert recorder.entered.acquire(timeout=5)
+    worker.offer('left 0', 'left')
+    for number in range(1, 10):
+        worker.offer(f'front {number}', 'front')
+    recorder.gate.release()
+    assert recorder.entered.acquire(timeout=5)
+    worker.offer('front 10', 'front')
+    recorder.gate.release()
+    assert recorder.entered.acquire(timeout=5)
+    assert recorder.rounds == [['front 0'], ['left 0', 'front 9'], ['front 10']]
+    assert (worker.dropped('front'), worker.dropped('left')) == (8, 0)
 
 
 def test_jobs_share_the_thread_and_come_before_frames(worker, recorder):

@@ -1,0 +1,273 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""One camera of the node: its input topics, its output topics, and what is counted of it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+import time
+from typing import NamedTuple
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import qos_profile_sensor_data, QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from mtan_perception.geometry import fit_image
+from mtan_perception.inference import Prediction
+from mtan_perception.labels import LabelSet
+from mtan_perception.node.camera_info import (
+    camera_info_fault,
+    describe,
+    is_distorted,
+    projection,
+    scale_camera_info,
+)
+from mtan_perception.node.cloud_outputs import obstacles_message, points_message
+from mtan_perception.node.diagnostics import Statistics
+from mtan_perception.node.gravity import Gravity
+from mtan_perception.node.image_codec import decode_compressed, decode_image, ImageError
+from mtan_perception.node.obstacles import Plane
+from mtan_perception.node.outputs import Outputs
+from mtan_perception.node.parameters import Settings
+
+
+class Frame(NamedTuple):
+    """An image message of a camera and when it came, in seconds of the monotonic clock."""
+
+    camera: 'Camera'
+    message: Image | CompressedImage
+    arrival: float
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A decoded frame and what its outputs are made from."""
+
+    frame: Frame
+    image: np.ndarray
+    tasks: frozenset[str]
+    """Those that somebody reads."""
+    camera_info: CameraInfo | None
+    """At the size of the outputs; None where none serves."""
+    focal_length: float | None
+    """In pixels of the image."""
+    stages: dict[str, float]
+
+    @property
+    def camera(self) -> 'Camera':
+        """Return whose it is."""
+        return self.frame.camera
+
+    @property
+    def header(self):
+        """Return the header for every output: the input's."""
+        return self.frame.message.header
+
+
+class Camera:
+    """The topics of one camera."""
+
+    def __init__(self, node: LifecycleNode, name: str, offer: Callable[[Frame, str], None],
+                 gravity: Gravity):
+        """
+        Create the publishers.
+
+        :param name: what stands before the topics; empty for the only camera.
+        :param offer: is given each frame that comes, and the name.
+        """
+        self.name = name
+        self.statistics = Statistics()
+        self.outputs = Outputs(node, name)
+        self._node, self._offer, self._gravity = node, offer, gravity
+        self._subscriptions: list = []
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start anew: nothing of an earlier activation counts."""
+        self._camera_info: CameraInfo | None = None
+        self._used_camera_info: CameraInfo | None = None
+        self._frame_id: str | None = None
+        self._floor: Plane | None = None
+
+    # -- Inputs ------------------------------------------------------------------------------
+
+    @property
+    def is_active(self) -> bool:
+        """Tell whether it is subscribed to."""
+        return bool(self._subscriptions)
+
+    def subscribe(self, image_transport: str) -> None:
+        """Subscribe to the image, 'raw' or 'compressed', and to its CameraInfo."""
+        prefix = f'{self.name}/' if self.name else ''
+        overrides = QoSOverridingOptions.with_default_policies()
+        # Resolved first, so that remapping `image` carries over to its compressed transport.
+        topic = self._node.resolve_topic_name(f'{prefix}image')
+        message_type = Image
+        if image_transport == 'compressed':
+            topic, message_type = f'{topic}/compressed', CompressedImage
+        qos = QoSProfile(
+            depth=1, reliability=qos_profile_sensor_data.reliability,
+            durability=qos_profile_sensor_data.durability)
+        self._subscriptions = [
+            self._node.create_subscription(
+                message_type, topic, self._on_image, qos, qos_overriding_options=overrides),
+            self._node.create_subscription(
+                CameraInfo, f'{prefix}camera_info', self._on_camera_info, qos_profile_sensor_data,
+                qos_overriding_options=overrides),
+        ]
+        self._image_topic, self._camera_info_topic = (
+            subscription.topic_name for subscription in self._subscriptions)
+
+    def unsubscribe(self) -> None:
+        """Unsubscribe from both."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+        self._forget()
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        self.statistics.count_received()
+        self._offer(Frame(self, message, time.monotonic()), self.name)
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        self._camera_info = message
+
+    # -- One frame, on the worker ------------------------------------------------------------
+
+    def read(self, frame: Frame, settings: Settings) -> Shot:
+        """
+        Decode a frame, and publish the CameraInfo of its outputs.
+
+        :raises ImageError: for an image that cannot be decoded.
+        """
+        tasks = self.outputs.wanted_tasks() & set(settings.tasks)
+        header, start = frame.message.header, time.monotonic()
+        compressed = isinstance(frame.message, CompressedImage)
+        image = decode_compressed(frame.message) if compressed else decode_image(frame.message)
+        stages = {'wait': start - frame.arrival, 'decode': time.monotonic() - start}
+        self._check_frame_id(header.frame_id)
+        camera_info, focal_length = self._fitting_camera_info(image.shape[:2]), None
+        if camera_info is not None:
+            focal_length = float(projection(camera_info)[0, 0])
+            fit = fit_image(image.shape[:2], settings.input_size)
+            camera_info = scale_camera_info(camera_info, fit)
+            self.outputs.publish_camera_info(header, camera_info)
+        return Shot(frame, image, frozenset(tasks), camera_info, focal_length, stages)
+
+    def publish(self, shot: Shot, prediction: Prediction, settings: Settings,
+                labels: LabelSet) -> None:
+        """Fill and publish what somebody reads."""
+        start = time.monotonic()
+        if prediction.depth is not None and settings.depth_scale != 1:
+            prediction.depth *= np.float32(settings.depth_scale)
+        self.outputs.publish_images(
+            prediction, shot.tasks, shot.header, settings, labels.palette())
+        if self.outputs.wants_clouds():
+            self._publish_clouds(shot, prediction, settings, labels.names)
+        now = time.monotonic()
+        stages = shot.stages | prediction.timings | {'publish': now - start}
+        self.statistics.count_published(now - shot.frame.arrival, stages)
+
+    def _publish_clouds(self, shot: Shot, prediction: Prediction, settings: Settings,
+                        names: tuple[str, ...]) -> None:
+        if prediction.depth is None:
+            self._report_warning(
+                'clouds', "points and obstacles need depth, which parameter 'tasks' leaves out")
+            return
+        if shot.camera_info is None:
+            if self._camera_info is None:  # One that does not serve has been reported already.
+                self._report_warning(
+                    'clouds', 'points and obstacles need a CameraInfo, and none has come on topic '
+                    f"'{self._camera_info_topic}'; have the camera's driver publish it, or remap "
+                    'camera_info')
+            return
+        intrinsics = projection(shot.camera_info)
+        if self.outputs.points.get_subscription_count():
+            self.outputs.points.publish(
+                points_message(prediction, intrinsics, settings, names, shot.header))
+        if self.outputs.obstacles.get_subscription_count():
+            base = self._base_plane(shot.header, settings)
+            message, self._floor = obstacles_message(
+                prediction, intrinsics, settings, names, shot.header, base, self._floor)
+            if self._floor is None:
+                self._report_warning(
+                    'obstacles', 'no floor is in view and TF does not say where up is, so '
+                    'obstacles are told by class alone; show the camera some floor')
+            self.outputs.obstacles.publish(message)
+
+    def _base_plane(self, header, settings: Settings) -> Plane | None:
+        plane, problem = self._gravity.base_plane(
+            settings.obstacles_base_frame, header.frame_id, header.stamp)
+        if problem:
+            self._report_warning('tf', problem)
+        return plane
+
+    def _check_frame_id(self, frame_id: str) -> None:
+        if not frame_id:
+            self._report_warning(
+                'frame_id', f"topic '{self._image_topic}': the frame_id is empty, so TF and RViz "
+                "cannot place the outputs; set it in the camera's driver")
+        elif self._frame_id not in (None, frame_id):
+            self._floor = None
+            self._report_warning(
+                'frame_id', f"topic '{self._image_topic}': the frame_id changed from "
+                f"'{self._frame_id}' to '{frame_id}', and the outputs' with it; check that only "
+                'one camera publishes there')
+        self._frame_id = frame_id or self._frame_id
+
+    def _fitting_camera_info(self, image_size: tuple[int, int]) -> CameraInfo | None:
+        """Return the newest CameraInfo if it belongs to images of this size."""
+        camera_info = self._camera_info
+        if camera_info is None:
+            return None
+        topic = f"topic '{self._camera_info_topic}'"
+        fault = camera_info_fault(camera_info, image_size)
+        if fault:
+            self.report_error('camera_info', f'{topic}: {fault}')
+            return None
+        used, self._used_camera_info = self._used_camera_info, camera_info
+        if used is None:
+            self._check_rectified(camera_info, topic)
+        elif describe(used) != describe(camera_info):
+            self._report_warning(
+                'camera_info', f'{topic} changed from {describe(used)} to '
+                f'{describe(camera_info)}; the outputs follow')
+        return camera_info
+
+    def _check_rectified(self, camera_info: CameraInfo, topic: str) -> None:
+        """Say so, once, if the image seems to be the camera's own."""
+        # A rectified image comes with the CameraInfo of the distorted one; only its name tells.
+        if is_distorted(camera_info) and '_rect' not in self._image_topic:
+            self._node.get_logger().warning(
+                f"{topic} describes a lens with distortion, and '{self._image_topic}' does not "
+                'seem to be rectified: depth, normals and clouds will be bent; run image_proc and '
+                'subscribe to its image_rect_color')
+
+    # -- What goes wrong ---------------------------------------------------------------------
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Count and log what is raised inside; the node goes on."""
+        try:
+            yield
+        except Exception as error:
+            self.report_exception(error)
+
+    def report_exception(self, error: Exception) -> None:
+        """Count what a frame raised, and log it if that is due."""
+        if isinstance(error, ImageError):
+            self.report_error('image', f"topic '{self._image_topic}': {error}")
+        # Publishers fail while ROS is being shut down; that is not worth a word.
+        elif self._node.context.ok():
+            self.report_error('inference', f'{type(error).__name__}: {error}')
+
+    def report_error(self, kind: str, text: str) -> None:
+        """Count an error under its kind, and log it if that is due."""
+        if self.statistics.count_error(kind, text):
+            self._node.get_logger().error(text)
+
+    def _report_warning(self, kind: str, text: str) -> None:
+        if self.statistics.count_warning(kind, text):
+            self._node.get_logger().warning(text)

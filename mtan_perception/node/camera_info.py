@@ -1,0 +1,75 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the node reads from a CameraInfo, and how it is scaled to the outputs."""
+
+import copy
+
+import numpy as np
+from sensor_msgs.msg import CameraInfo
+
+from mtan_perception.geometry import Fit, scale_intrinsics
+
+
+def projection(camera_info: CameraInfo) -> np.ndarray:
+    """
+    Return (3, 3) intrinsics of the rectified image: P, as depth_image_proc and RViz read it.
+
+    A P that is all zeros, as drivers leave it, stands for K.
+    """
+    p = np.reshape(camera_info.p, (3, 4))
+    return p[:, :3].copy() if p.any() else np.reshape(camera_info.k, (3, 3)).copy()
+
+
+def scale_camera_info(camera_info: CameraInfo, fit: Fit) -> CameraInfo:
+    """
+    Scale K, P, the region of interest and the size, as image_proc's resize node does.
+
+    A P that is all zeros is filled from K, for those that read P. Distortion and rectification do
+    not depend on the scale.
+
+    :param fit: of the camera's image into the network's input.
+    """
+    scaled = copy.deepcopy(camera_info)
+    scaled.height, scaled.width = fit.height, fit.width
+    k = scale_intrinsics(np.reshape(camera_info.k, (3, 3)), fit.scale)
+    p = np.reshape(camera_info.p, (3, 4)).copy()
+    if p.any():
+        p[:2] *= fit.scale
+    else:
+        p[:, :3] = k
+    scaled.k, scaled.p = k.ravel(), p.ravel()
+    roi = scaled.roi
+    for name, limit in (('x_offset', fit.width), ('y_offset', fit.height),
+                        ('width', fit.width), ('height', fit.height)):
+        setattr(roi, name, min(round(getattr(roi, name) * fit.scale), limit))
+    return scaled
+
+
+def camera_info_fault(camera_info: CameraInfo, image_size: tuple[int, int]) -> str | None:
+    """
+    Say why a CameraInfo does not serve for an image of `image_size` (height, width).
+
+    :returns: what was found and the remedy, or None where it serves.
+    """
+    for name, fx, fy in (('K', camera_info.k[0], camera_info.k[4]),
+                         ('P', camera_info.p[0], camera_info.p[5])):
+        if not (fx > 0 and fy > 0) and (name == 'K' or np.any(camera_info.p)):
+            return (
+                f'focal lengths in {name} are {fx:g} and {fy:g}; '
+                'calibrate the camera, or have its driver publish the calibration')
+    if (camera_info.height, camera_info.width) != image_size:
+        return (
+            f'size {camera_info.width}×{camera_info.height} differs from the image, '
+            f'{image_size[1]}×{image_size[0]}; publish the CameraInfo of this image')
+    return None
+
+
+def is_distorted(camera_info: CameraInfo) -> bool:
+    """Tell whether the camera's own image, before rectification, is distorted."""
+    return any(camera_info.d)
+
+
+def describe(camera_info: CameraInfo) -> str:
+    """Name what the outputs depend on: size and focal length."""
+    return (f'{camera_info.width}×{camera_info.height} with a focal length of '
+            f'{projection(camera_info)[0, 0]:g}')

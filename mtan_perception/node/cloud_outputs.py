@@ -1,0 +1,77 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The point clouds as messages: every point of a frame, and the obstacles among them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sensor_msgs.msg import PointCloud2, PointField
+
+from mtan_perception.geometry import back_project
+from mtan_perception.inference import Prediction
+from mtan_perception.labels import UNLABELLED
+from mtan_perception.node.clouds import CloudOptions, faces_camera, fill_cloud, select_classes
+from mtan_perception.node.image_codec import to_uint8_array
+from mtan_perception.node.obstacles import class_ids, find_floor, find_obstacles, Plane, thin
+from mtan_perception.node.parameters import Settings
+
+_DATATYPES = {'<f4': PointField.FLOAT32, '|u1': PointField.UINT8}
+_XYZ = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4')])
+
+
+def points_message(prediction: Prediction, intrinsics: np.ndarray, settings: Settings,
+                   names: Sequence[str], header) -> PointCloud2:
+    """
+    Fill `~/points`.
+
+    :param prediction: with depth.
+    :param intrinsics: (3, 3) of the prediction's size.
+    :param names: of the classes, in the order of their ids.
+    """
+    kept = select_classes(settings.points_classes, names)
+    kept[UNLABELLED] &= not settings.points_confident_only
+    options = CloudOptions(settings.points_stride, kept, settings.points_max_edge_angle)
+    return encode_cloud(fill_cloud(prediction, intrinsics, options), header)
+
+
+def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: Settings,
+                      names: Sequence[str], header, base: Plane | None,
+                      last_floor: Plane | None) -> tuple[PointCloud2, Plane | None]:
+    """
+    Fill `~/obstacles`, as `points_message` does.
+
+    :param base: the plane through the robot's base, of which TF knows the direction, or None.
+    :param last_floor: the floor of an earlier frame, for one that shows too little floor.
+    :returns: the message, and the floor that it was made with.
+    """
+    points, normal = back_project(prediction.depth, intrinsics), prediction.normal
+    if normal is not None and settings.points_max_edge_angle < 90:
+        grazing = ~faces_camera(normal, intrinsics, settings.points_max_edge_angle)
+        points[grazing] = np.nan
+    label = prediction.label
+    if label is None:
+        label = np.full(prediction.depth.shape, UNLABELLED, np.uint8)
+    is_floor = class_ids(settings.obstacles_floor_classes, names)[label]
+    is_ceiling = class_ids(settings.obstacles_ceiling_classes, names)[label]
+    up = None if base is None else base.normal
+    floor = find_floor(points, is_floor, normal, up) or base or last_floor
+    found = points[find_obstacles(
+        points, is_floor, is_ceiling, normal, floor, settings.obstacles_min_height)]
+    return encode_cloud(thin(found, settings.obstacles_voxel_size).view(_XYZ)[:, 0], header), floor
+
+
+def encode_cloud(points: np.ndarray, header) -> PointCloud2:
+    """
+    Fill a sensor_msgs/PointCloud2 without padding between rows.
+
+    :param points: (H, W), organised, where some may be NaN, or (N,), all of them known; a
+        structured array of float32 and uint8 fields.
+    """
+    height, width = points.shape if points.ndim == 2 else (1, len(points))
+    step = points.dtype.itemsize
+    return PointCloud2(
+        header=header, height=height, width=width, is_bigendian=False, is_dense=points.ndim == 1,
+        point_step=step, row_step=step * width,
+        fields=[PointField(name=name, offset=offset, datatype=_DATATYPES[kind.str], count=1)
+                for name, (kind, offset, *_) in points.dtype.fields.items()],
+        data=to_uint8_array(np.ascontiguousarray(points).view(np.uint8)))
