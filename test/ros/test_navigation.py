@@ -7,6 +7,7 @@ The truth of a synthetic room stands in the place of the network (truth_node.py)
 number is known: what is tested is all that lies between the network and the messages.
 """
 
+from itertools import pairwise
 from pathlib import Path
 import re
 from typing import NamedTuple
@@ -76,8 +77,8 @@ def robot(ros_node, spin_until, start_process, room):
 
 
 def start(robot, *arguments, **parameters):
-    values = {'weights': f'room {SEED}', 'input_height': OUTPUT[0], 'input_width': OUTPUT[1]} | parameters
-    return robot.start(*arguments, **TRUTH, **values)
+    values = {'weights': f'room {SEED}', 'input_height': OUTPUT[0], 'input_width': OUTPUT[1]}
+    return robot.start(*arguments, **TRUTH, **values | parameters)
 
 
 def read_cloud(message: PointCloud2) -> np.ndarray:
@@ -203,9 +204,9 @@ def pcl_reads_the_fields(outputs):
     message = outputs['points']
     assert {f.name: DATATYPES[f.datatype] for f in message.fields} == FIELDS
     assert all(field.count == 1 for field in message.fields)
-    ends = sorted((f.offset, f.offset + np.dtype(FIELDS[f.name]).itemsize) for f in message.fields)
-    assert all(end <= start for (_, end), (start, _) in zip(ends, ends[1:], strict=False))
-    assert ends[-1][1] <= message.point_step
+    places = sorted((f.offset, np.dtype(FIELDS[f.name]).itemsize) for f in message.fields)
+    for (offset, size), (following, _) in pairwise([*places, (message.point_step, 0)]):
+        assert offset + size <= following
     assert not message.is_bigendian and not message.is_dense
     cloud = read_cloud(message)
     packed = np.ascontiguousarray(cloud['rgb']).view(np.uint32)
@@ -214,8 +215,8 @@ def pcl_reads_the_fields(outputs):
     assert color.reshape(*depth.shape, 3).std() > 10
     normal = np.stack([cloud[f'normal_{axis}'] for axis in 'xyz'], axis=-1)
     np.testing.assert_array_equal(normal, read_image(outputs['normal/image']))
-    assert {f.name: DATATYPES[f.datatype] for f in outputs['obstacles'].fields} == {
-        axis: 'f4' for axis in 'xyz'}
+    assert [(f.name, f.offset, DATATYPES[f.datatype]) for f in outputs['obstacles'].fields] == [
+        ('x', 0, 'f4'), ('y', 4, 'f4'), ('z', 8, 'f4')]
 
 
 def points_lie_on_the_rooms_planes(outputs, room):
@@ -252,7 +253,7 @@ def obstacles_are_no_floor_and_miss_nothing(outputs, room):
 
 
 def test_camera_info_is_scaled_whole(robot, frame):
-    """K, P, region of interest and size by one factor; distortion and rectification as they are."""
+    """K, P, region of interest and size by one factor; distortion and R as they are."""
     info = robot.camera_info
     info.k, info.d = [200.0, 0, 150, 0, 210, 110, 0, 0, 1], [0.1, -0.2, 0.01, 0.02, 0.3]
     info.p = [190.0, 0, 140, -9.5, 0, 195, 105, 0, 0, 0, 1, 0]
