@@ -4,6 +4,7 @@
 
 import argparse
 from pathlib import Path
+import signal
 
 _OPTIONS = ('data', 'root', 'minutes', 'epochs', 'steps', 'out', 'device', 'seed')
 
@@ -52,10 +53,13 @@ def run(args: argparse.Namespace) -> None:
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     config = make_config(keys, args.preset, 'cuda' if device.startswith('cuda') else 'cpu')
+    # A cluster that takes its machine back asks first: what is asked is what Ctrl-C asks.
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         trainer = Trainer(config)
         if args.resume:
             trainer.resume()
         trainer.train()
     finally:
+        signal.signal(signal.SIGTERM, former)
         distributed.stop()

@@ -7,12 +7,14 @@ import math
 from pathlib import Path
 import subprocess
 import sys
+import time
 
 import pytest
 
 from mtan_perception.checkpoint import load_network
 from mtan_perception.cli.main import main
 from mtan_perception.training.config import PRESETS
+from mtan_perception.training.state import read_state
 
 # Training needs torch, numpy and safetensors alone: all that others may have installed is hidden.
 BARE = """
@@ -48,6 +50,25 @@ def test_the_default_recipe_trains_for_a_minute(tmp_path):
     # The last validation is part of the minute, and long on a busy machine.
     assert 30 <= float(rows[-1]['seconds']) <= 65
     assert not (tmp_path / 'frames').exists()
+
+
+def test_a_run_that_is_asked_to_end_keeps_its_last_step(tmp_path):
+    command = [sys.executable, '-m', 'mtan_perception.cli', 'train', '--data', 'synthetic',
+               '--steps', '100000', '--device', 'cpu', '--out', str(tmp_path), 'log_every=0',
+               'stages=1:16x16:2', 'input_height=16', 'input_width=16', 'head_channels=4',
+               'checkpoint_every=1e9']
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL,
+                             cwd=Path(__file__).parent.parent.parent)
+    try:
+        table, end = tmp_path / 'train.csv', time.monotonic() + 100
+        while not table.exists() or table.read_text().count('\n') < 6:
+            assert child.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        child.terminate()
+        assert child.wait(timeout=60) == 130
+    finally:
+        child.kill()
+    assert read_state(tmp_path / 'state.pt')['step'] >= 5
 
 
 @pytest.mark.parametrize(('arguments', 'message'), (
