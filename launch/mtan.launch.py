@@ -28,18 +28,26 @@ OVERRIDES = (
     ('input_height', int, 'the image is scaled to fit into this height, in pixels'),
     ('input_width', int, 'the image is scaled to fit into this width, in pixels'),
     ('image_transport', str, 'raw or compressed'),
+    ('cameras', list[str], 'names of several cameras, for example front,left'),
     ('max_rate', float, 'frames a second at most, in Hz; 0 for no limit'),
     ('confidence_threshold', float, 'less probable pixels are unlabelled, 0 to 1'),
+    ('correct_focal_length', bool, 'correct depth by the focal length in camera_info'),
+    ('depth_scale', float, 'factor on every depth'),
     ('autostart', bool, 'configure and activate at the start'),
     ('use_sim_time', bool, 'take the time from /clock'),
 )
+# What nav2:=true sets, before the arguments: a ceiling must not mark what is below it, and points
+# between an edge and what is behind it must not mark anything.
+NAV2 = {'points.classes': ['-ceiling'], 'points.max_edge_angle': 80.0}
 COLOR_TOPICS = ('segmentation/color', 'depth/color', 'normal/color')
 DEPTH_TOPICS = ('depth/image_rect', 'depth/camera_info')
 
 
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
-        DeclareLaunchArgument('image', default_value='image', description='image topic'),
+        DeclareLaunchArgument(
+            'image', default_value='image',
+            description='image topic; with `cameras`, below the name of each'),
         DeclareLaunchArgument(
             'camera_info', default_value='',
             description='camera_info topic; empty: the one beside the image topic'),
@@ -57,6 +65,10 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'respawn', default_value='false', description='start the node again when it ends'),
         DeclareLaunchArgument('rviz', default_value='false', description='open the RViz view'),
+        DeclareLaunchArgument(
+            'nav2', default_value='false',
+            description='make points and obstacles fit for config/nav2_costmap.yaml: leave the '
+            'ceiling and flying points out (docs/navigation.md)'),
         OpaqueFunction(function=fast_dds_profile),
         OpaqueFunction(function=nodes),
     ])
@@ -81,12 +93,23 @@ def nodes(context: LaunchContext) -> list[Node]:
     prefix = f'/{namespace}/{name}' if namespace else f'/{name}'
     overrides = {key: parameter_value(context, key, kind)
                  for key, kind, _ in OVERRIDES if arguments[key]}
+    if IfCondition(LaunchConfiguration('nav2')).evaluate(context):
+        overrides = NAV2 | overrides
     parameters = [params_file(context)] + ([overrides] if overrides else [])
+    remappings = [('image', image), ('camera_info', camera_info)]
+    cameras = overrides.get('cameras')
+    if cameras:  # Each has its topics below its name; the view shows the first.
+        if image.startswith('/'):
+            raise ValueError(f'image:={image}: with cameras:=... it is looked for below the name '
+                             'of each camera; leave out the first /')
+        remappings = [(f'{camera}/{topic}', f'{camera}/{name}')
+                      for camera in cameras for topic, name in remappings]
+        image, prefix = f'{cameras[0]}/{image}', f'{prefix}/{cameras[0]}'
     return [
         Node(
             package='mtan_perception', executable='mtan_node', name=name, namespace=namespace,
             parameters=parameters,
-            remappings=[('image', image), ('camera_info', camera_info)],
+            remappings=remappings,
             ros_arguments=['--log-level', arguments['log_level']],
             respawn=LaunchConfiguration('respawn'), respawn_delay=2.0,
             output='screen', emulate_tty=True),

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import yaml
 
-from mtan_perception.labels import read_label_set
+from mtan_perception.labels import NYUV2_13, read_label_set
 
 CONFIG = Path(__file__).resolve().parent.parent / 'config'
 
@@ -39,6 +39,29 @@ def test_label_files_are_readable(path):
     labels = read_label_set(path)
     assert len(set(labels.names)) == len(labels.names)
     assert len(set(labels.colors)) == len(labels.colors)
+
+
+def test_nav2_costmap_reads_topics_that_there_are_and_knows_every_class():
+    pytest.importorskip('rclpy', reason='the table of topics is part of the node')
+    from mtan_perception.node.outputs import IMAGE_OUTPUTS
+    content = yaml.safe_load((CONFIG / 'nav2_costmap.yaml').read_text(encoding='utf-8'))
+    costmap = content['local_costmap']['local_costmap']['ros__parameters']
+    assert set(costmap['plugins']) <= set(costmap)
+    published = {*IMAGE_OUTPUTS, 'points', 'obstacles', 'segmentation/label_info'}
+    voxels, semantic = costmap['voxel_layer'], costmap['semantic_segmentation_layer']
+    for layer in (voxels, semantic):
+        for source in layer['observation_sources'].split():
+            topics = [value for key, value in layer[source].items() if key.endswith('topic')]
+            assert topics and {topic.removeprefix('/mtan/') for topic in topics} <= published
+    for source in (voxels, voxels['obstacles'], voxels['points']):
+        assert source['max_obstacle_height'] > 0, 'the default takes nothing'
+    assert voxels['z_voxels'] <= 16, "the layer's limit"
+    camera = semantic['camera']
+    classes = [name for kind in camera['class_types'] for name in camera[kind]['classes']]
+    assert sorted(classes) == sorted(NYUV2_13.names), 'each in one type'
+    costs = {name: camera[kind]['max_cost']
+             for kind in camera['class_types'] for name in camera[kind]['classes']}
+    assert costs['floor'] == 0 and costs['wall'] == 254
 
 
 def test_fastdds_profile_has_room_for_images_and_reaches_other_machines():

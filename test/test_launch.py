@@ -212,6 +212,25 @@ def test_camera_info_namespace_name_and_log_level_can_be_chosen(launch):
     assert node.argv[node.argv.index('--log-level') + 1] == 'eye:=debug'
 
 
+def test_several_cameras_have_their_topics_below_their_names(launch):
+    started = launch('mtan.launch.py', 'cameras:=front,left', 'image:=image_raw', 'rviz:=true')
+    node = started['mtan_node']
+    assert node.overrides == {'cameras': ['front', 'left']}
+    assert {k: v for k, v in node.rules.items() if '/' in k} == {
+        'front/image': 'front/image_raw', 'front/camera_info': 'front/camera_info',
+        'left/image': 'left/image_raw', 'left/camera_info': 'left/camera_info'}
+    rules = started['rviz2'].rules
+    assert rules['/image'] == 'front/image_raw'
+    assert rules['/mtan/depth/color'] == '/mtan/front/depth/color'
+
+
+def test_nav2_sets_what_the_costmap_needs(launch):
+    node = launch('mtan.launch.py', 'nav2:=true', 'confidence_threshold:=0.4')['mtan_node']
+    assert node.overrides == {'points.classes': ['-ceiling'], 'points.max_edge_angle': 80.0,
+                              'confidence_threshold': 0.4}
+    assert launch('mtan.launch.py', 'nav2:=false')['mtan_node'].overrides == {}
+
+
 def test_own_params_file(launch, tmp_path):
     path = tmp_path / 'own.yaml'
     path.write_text('/**: {ros__parameters: {max_depth: 4.0}}')
