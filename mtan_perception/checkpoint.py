@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 
-from mtan_perception.labels import LabelSet, NYUV2_13
+from mtan_perception.labels import generic, LabelSet, NYUV2_13
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.network.dilated_resnet import BACKBONES
 from mtan_perception.tasks import check_tasks, DEPTH, NYUV2_TASKS, SEGMENTATION
@@ -45,7 +45,8 @@ class ModelCard:
     What one has to know to run a network's weights and to read its outputs.
 
     :param tasks: name -> channels, in the network's order.
-    :param labels: the classes of ``segmentation``; None where it is not a task.
+    :param labels: the classes of ``segmentation``, numbered ones if none are given; None where it
+        is not a task.
     :param input_size: (height, width) in pixels that it was trained at.
     :param mean: and ``std``, applied to RGB in 0..1 as (rgb - mean) / std.
     :param focal_length: in pixels at ``input_size``, that depth was learnt for; None: unknown.
@@ -73,6 +74,8 @@ class ModelCard:
     def __post_init__(self) -> None:
         check_tasks(self.tasks)
         classes = self.tasks.get(SEGMENTATION)
+        if self.labels is None and classes:
+            object.__setattr__(self, 'labels', generic(classes))
         if self.labels is not None and len(self.labels.names) != classes:
             raise ValueError(
                 f'labels: {self.labels.name} has {len(self.labels.names)} classes, but the '

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from mtan_perception.labels import LabelSet
+
 _BACKGROUND = (24, 26, 30)
 _INK = (222, 224, 228)
 _MARGIN = 8
 _FONT = cv2.FONT_HERSHEY_DUPLEX
+_LEGEND_HEIGHT = 24
 
 
 def color_mask(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -50,9 +53,12 @@ def color_normal(normal: np.ndarray) -> np.ndarray:
     return ((normal + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
 
 
-def contact_sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
+def contact_sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]],
+                  labels: LabelSet | None = None) -> np.ndarray:
     """
     Lay out rows of (caption, image) on one sheet, each caption above its image.
+
+    `labels`, if given, explains the colours of the classes below them.
 
     Images are uint8 (H, W, 3) RGB or (H, W) grey. Every cell is as large as the largest image;
     a smaller one is enlarged or shrunk into its cell without stretching. Rows may be of different
@@ -74,7 +80,27 @@ def contact_sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarra
             _write(sheet[y:y + caption_height, x:x + width], caption)
             y += caption_height
             _place(sheet[y:y + height, x:x + width], image)
-    return sheet
+    return sheet if labels is None else np.concatenate((sheet, _legend(sheet.shape[1], labels)))
+
+
+def _legend(width: int, labels: LabelSet) -> np.ndarray:
+    """Return a patch of each class's colour with its name, in lines of the width given."""
+    scale = 0.5 * _LEGEND_HEIGHT / cv2.getTextSize('Ag', _FONT, 1.0, 1)[0][1]
+    places, x, line = [], _MARGIN, 0
+    for name in labels.names:
+        size = cv2.getTextSize(name, _FONT, scale, 1)[0][0] + 2 * _LEGEND_HEIGHT
+        if x + size > width and x > _MARGIN:
+            x, line = _MARGIN, line + 1
+        places.append((x, line * _LEGEND_HEIGHT))
+        x += size
+    strip = np.empty(((line + 1) * _LEGEND_HEIGHT + _MARGIN, width, 3), np.uint8)
+    strip[:] = _BACKGROUND
+    side = 2 * _LEGEND_HEIGHT // 3
+    for (x, y), name, color in zip(places, labels.names, labels.colors, strict=True):
+        strip[y:y + side, x:x + side] = color
+        cv2.putText(strip, name, (x + _LEGEND_HEIGHT, y + side - 2), _FONT, scale, _INK, 1,
+                    cv2.LINE_AA)
+    return strip
 
 
 def _write(strip: np.ndarray, caption: str) -> None:

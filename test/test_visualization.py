@@ -5,6 +5,7 @@
 import numpy as np
 import pytest
 
+from mtan_perception.labels import NYUV2_13
 from mtan_perception.visualization import (
     color_depth,
     color_mask,
@@ -60,6 +61,19 @@ def test_sheet_shows_every_image():
     assert (sheet == (0, 0, 255)).all(-1).sum() == 10 * 80
     blank = contact_sheet([[('', red), ('', grey)], [('', wide)]])
     assert blank.shape == sheet.shape and (blank != sheet).any()
+
+
+def test_the_legend_shows_every_class_below_the_images():
+    """Each colour once more than in the images, in as many lines as it takes."""
+    red = np.full((60, 80, 3), (255, 0, 0), np.uint8)
+    plain = contact_sheet([[('red', red)]])
+    sheet = contact_sheet([[('red', red)]], NYUV2_13)
+    assert (sheet[:len(plain)] == plain).all() and sheet.shape[1] == plain.shape[1]
+    legend = sheet[len(plain):]
+    for color in NYUV2_13.colors:
+        assert (legend == color).all(-1).sum() >= 200
+    wide = contact_sheet([[('red', red)] * 20], NYUV2_13)
+    assert len(wide) - len(contact_sheet([[('red', red)] * 20])) < len(legend) / 4
 
 
 def test_sheet_without_images_is_refused():

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mtan_perception.cli.arguments import parse_size
-from mtan_perception.labels import generic, LABEL_SETS, LabelSet, read_label_set
+from mtan_perception.labels import LABEL_SETS, LabelSet, read_label_set
 from mtan_perception.tasks import parse_tasks, SEGMENTATION
 
 # What the public training codes feed the network, as mean and std of RGB in 0..1. The range -1..1
@@ -63,8 +63,5 @@ def run(args: argparse.Namespace) -> None:
 def _label_set(source: str | None, tasks: dict[str, int]) -> LabelSet | None:
     if source is not None:
         return read_label_set(source)
-    if SEGMENTATION not in tasks:
-        return None
-    count = tasks[SEGMENTATION]
-    return next((labels for labels in LABEL_SETS.values() if len(labels.names) == count),
-                generic(count))
+    count = tasks.get(SEGMENTATION)
+    return next((labels for labels in LABEL_SETS.values() if len(labels.names) == count), None)

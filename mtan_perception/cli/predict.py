@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         height, width = prediction.image.shape[:2]
         print(f'{path}: {height}x{width}, {milliseconds:.0f} ms')
     if rows:
-        write_png(args.out / 'contact_sheet.png', contact_sheet(rows))
+        write_png(args.out / 'contact_sheet.png', contact_sheet(rows, engine.card.labels))
         print(f"{args.out / 'contact_sheet.png'}: {len(rows)} of {len(args.images)} images")
     if unreadable:
         raise ValueError(f'{len(unreadable)} of {len(args.images)} could not be read as images: '
@@ -93,12 +93,11 @@ def _read_image(path: Path) -> np.ndarray | None:
 
 def _pictures(prediction, engine) -> dict[str, np.ndarray]:
     """Return a picture for each output of the prediction, by the name of its file."""
-    from mtan_perception.labels import generic
     from mtan_perception.visualization import color_depth, color_normal, overlay
     pictures = {}
     if prediction.label is not None:
-        labels = engine.card.labels or generic(engine.card.tasks['segmentation'])
-        pictures['overlay'] = overlay(prediction.image, prediction.label, labels.palette())
+        palette = engine.card.labels.palette()
+        pictures['overlay'] = overlay(prediction.image, prediction.label, palette)
     if prediction.depth is not None:
         pictures['depth'] = color_depth(prediction.depth, *engine.depth_range)
     if prediction.normal is not None:

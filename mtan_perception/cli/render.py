@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from mtan_perception.cli.png import write_png
     from mtan_perception.geometry import NORMAL_SIGNS
     from mtan_perception.inference.engine import choose_device
+    from mtan_perception.labels import NYUV2_13
     from mtan_perception.synthetic import render
     from mtan_perception.visualization import contact_sheet
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
                 np.save(folder / f'{seed}.npy', array)
             if len(rows) < _SHEET_ROWS:
                 rows.append(_pictures(seed, image[i], label[i], depth[i, ..., 0], normal[i]))
-    write_png(args.out / 'contact_sheet.png', contact_sheet(rows))
+    write_png(args.out / 'contact_sheet.png', contact_sheet(rows, NYUV2_13))
     print(f'{len(seeds)} frames of {size[0]} x {size[1]} in {args.out}')
 
 

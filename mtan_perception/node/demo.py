@@ -24,7 +24,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from mtan_perception.checkpoint import DEFAULT_WEIGHTS, ModelCard, read_card
-from mtan_perception.labels import generic, NYUV2_13
+from mtan_perception.labels import NYUV2_13
 from mtan_perception.node.child_process import ChildProcess, free_domain_id, ros_environment
 from mtan_perception.node.demo_monitor import Accuracy, Album, INPUT, Moment, Monitor, OUTPUTS
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
@@ -310,8 +310,9 @@ class Demo:
         if not moments:
             print('no contact sheet: not one frame came with all its outputs', flush=True)
             return
-        palette = (self._card.labels or generic(self._card.tasks[SEGMENTATION])).palette()
-        sheet = contact_sheet([sheet_row(moment, palette) for moment in moments])
+        labels = self._card.labels
+        palette = labels.palette() if labels else None
+        sheet = contact_sheet([sheet_row(moment, palette) for moment in moments], labels)
         out = self._options.out
         out.parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(str(out), sheet[..., ::-1]):
@@ -319,11 +320,11 @@ class Demo:
         print(f'contact sheet: {out}', flush=True)
 
 
-def sheet_row(moment: Moment, palette: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def sheet_row(moment: Moment, palette: np.ndarray | None) -> list[tuple[str, np.ndarray]]:
     """
     Return captions and pictures of one moment: the input, then each output, its truth beside it.
 
-    :param palette: class colours of the output, uint8, 256×3.
+    :param palette: class colours of the output, uint8, 256×3; None where it has no segmentation.
     """
     image = _shrink(moment.image)
     row = [('input', image)]

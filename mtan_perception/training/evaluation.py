@@ -179,10 +179,9 @@ def _misfit(card: ModelCard, common: Iterable[str], data_tasks: Mapping[str, int
             data_labels: LabelSet | None, depth_unit: str) -> tuple[str, str, str] | None:
     """Return a task of which weights and data mean different things, and what either means."""
     if SEGMENTATION in common:
-        ours = card.labels or generic(card.tasks[SEGMENTATION])
-        theirs = data_labels or generic(data_tasks[SEGMENTATION])
+        ours, theirs = card.labels, data_labels or generic(data_tasks[SEGMENTATION])
         # Where one of them has no names, the number has to do.
-        named = card.labels is not None and data_labels is not None
+        named = generic(len(ours.names)) not in (ours, theirs)
         if len(ours.names) != len(theirs.names) or (named and ours.names != theirs.names):
             return (SEGMENTATION, f'{len(ours.names)} classes ({ours.name})',
                     f'{len(theirs.names)} ({theirs.name})')

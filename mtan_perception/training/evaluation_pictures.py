@@ -42,7 +42,8 @@ def draw(evaluation: Evaluation, labels: LabelSet | None,
     frames = evaluation.worst_frames()
     if frames:
         palette = None if labels is None else labels.palette()
-        pictures['worst_frames'] = contact_sheet([_row(frame, palette) for frame in frames])
+        pictures['worst_frames'] = contact_sheet([_row(frame, palette) for frame in frames],
+                                                 labels)
     return pictures
 
 

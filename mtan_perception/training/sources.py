@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtan_perception.checkpoint import ModelCard
-from mtan_perception.labels import generic, LabelSet, NYUV2_13
+from mtan_perception.labels import LabelSet, NYUV2_13
 from mtan_perception.tasks import NYUV2_TASKS, parse_tasks, SEGMENTATION, select_tasks
 from mtan_perception.training.augmentation import Augmentation
 from mtan_perception.training.config import Stage, TrainConfig
@@ -208,13 +208,11 @@ def open_source(config: TrainConfig) -> RoomSource | FileSource:
 
 def make_card(source: RoomSource | FileSource, config: TrainConfig) -> ModelCard:
     """Return the card of the network that a configuration trains on a data set."""
-    labels = source.labels
-    if labels is None and SEGMENTATION in source.tasks:
-        labels = generic(source.tasks[SEGMENTATION])
     return ModelCard(
         tasks=source.tasks, backbone=config.backbone, output_stride=config.output_stride,
-        head_channels=config.head_channels, aspp_rates=config.aspp_rates, labels=labels,
-        input_size=source.size, focal_length=source.focal_length, depth_unit=source.depth_unit)
+        head_channels=config.head_channels, aspp_rates=config.aspp_rates,
+        labels=source.labels, input_size=source.size, focal_length=source.focal_length,
+        depth_unit=source.depth_unit)
 
 
 def count_steps(epochs: float, length: int | None, batch: int) -> int:
