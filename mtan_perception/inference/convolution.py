@@ -1,0 +1,132 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Convolutions for inference: BatchNorm folded in, and no arithmetic that the answer does not need.
+
+A factory makes them, so that one network can be built from those that suit a device:
+``Convolution`` suits any; ``cpu_convolution`` chooses what is fastest in float32 on a CPU.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional
+
+ACTIVATIONS = {None: lambda y: y, 'relu': torch.relu_, 'sigmoid': torch.sigmoid_}
+
+# With more, too much of a Winograd tile lies outside the map, where a convolution saves its taps.
+_MAX_WINOGRAD_DILATION = 4
+
+
+class Convolution(nn.Module):
+    """
+    A convolution with bias, an addend and an activation.
+
+    :param weight: (out, in, h, w), the layout of nn.Conv2d.
+    :param bias: (out,) or None.
+    :param activation: None, 'relu' or 'sigmoid'.
+
+    Rows and columns of the kernel that lie outside the map wherever it is placed are left out.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0,
+                 dilation: int = 1, activation: str | None = None) -> None:
+        super().__init__()
+        self.register_buffer('weight', weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer('bias', bias)
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """Return activation(weight * x + bias + addend)."""
+        weight, padding = self.weight, [self.padding, self.padding]
+        for axis in (0, 1):
+            # Only 3-tap kernels dilate, and they keep the size: padding equals dilation.
+            if self.dilation >= x.shape[2 + axis] and weight.shape[2 + axis] == 3:
+                weight, padding[axis] = weight.narrow(2 + axis, 1, 1), 0
+        y = functional.conv2d(x, weight, self.bias, self.stride, padding, self.dilation)
+        return self.activation(y if addend is None else y.add_(addend))
+
+
+Factory = Callable[..., nn.Module]
+
+
+def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None = None,
+         activation: str | None = None, factory: Factory = Convolution) -> nn.Module:
+    """Return the convolution with the BatchNorm in evaluation that follows it folded in."""
+    weight, bias = folded(convolution, norm)
+    return factory(weight, bias, convolution.stride[0], convolution.padding[0],
+                   convolution.dilation[0], activation)
+
+
+def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias of convolution and BatchNorm together, computed in float64."""
+    weight, bias = convolution.weight.detach(), convolution.bias
+    if norm is None:
+        return weight, None if bias is None else bias.detach()
+    scale = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    offset = -norm.running_mean.double() if bias is None else bias.detach() - norm.running_mean
+    return ((weight * scale.view(-1, 1, 1, 1)).to(weight.dtype),
+            (offset * scale + norm.bias.detach()).to(weight.dtype))
+
+
+def cpu_convolution(weight: Tensor, bias: Tensor, stride: int = 1, padding: int = 0,
+                    dilation: int = 1, activation: str | None = None) -> nn.Module:
+    """Return the convolution that is fastest in float32 on a CPU."""
+    if stride == 1 and weight.shape[2:] == (3, 3):
+        if dilation <= _MAX_WINOGRAD_DILATION:
+            return WinogradConvolution(weight, bias, dilation, activation)
+    return Convolution(weight, bias, stride, padding, dilation, activation)
+
+
+class WinogradConvolution(nn.Module):
+    """
+    A 3x3 convolution that keeps the size, with 2.25 multiplications for each pixel instead of 9.
+
+    Lavin and Gray, 'Fast Algorithms for Convolutional Neural Networks', CVPR 2016, section 4.1:
+    F(4x4, 3x3). Tiles of 6x6 inputs, overlapping by two, give 4x4 outputs. With a dilation d the
+    map falls into d*d independent maps. All steps are matrix products.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, dilation: int = 1,
+                 activation: str | None = None) -> None:
+        super().__init__()
+        make = {'dtype': torch.float64, 'device': weight.device}
+        kernel = torch.tensor([
+            [1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
+            [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]], **make)
+        inputs = torch.tensor([
+            [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+            [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]], **make)
+        outputs = torch.tensor([
+            [1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+            **make)
+        out_channels, in_channels = weight.shape[:2]
+        # One matrix (in, out) for each of the 36 products.
+        transformed = torch.einsum('ai,bj,ocij->abco', kernel, kernel, weight.double())
+        self.register_buffer('weight', transformed.reshape(36, in_channels, out_channels)
+                             .to(weight.dtype))
+        self.register_buffer('bias', bias)
+        self.register_buffer('inputs', torch.kron(inputs, inputs).to(weight.dtype))
+        self.register_buffer('outputs', torch.kron(outputs, outputs).to(weight.dtype))
+        self.dilation = dilation
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """Return activation(weight * x + bias + addend)."""
+        count, channels, height, width = x.shape
+        d = self.dilation
+        rows, columns = (-(-length // (4 * d)) for length in (height, width))  # tiles, rounded up
+        padded = functional.pad(x.permute(0, 2, 3, 1), (
+            0, 0, d, (4 * columns + 1) * d - width, d, (4 * rows + 1) * d - height))
+        image, row, column, _ = padded.stride()
+        tiles = padded.as_strided(
+            (6, 6, count, rows, d, columns, d, channels),
+            (d * row, d * column, image, 4 * d * row, row, 4 * d * column, column, 1))
+        products = torch.bmm(
+            (self.inputs @ tiles.reshape(36, -1)).view(36, -1, channels), self.weight)
+        y = (self.outputs @ products.view(36, -1)).view(4, 4, count, rows, d, columns, d, -1)
+        y = y.permute(2, 3, 0, 4, 5, 1, 6, 7).reshape(count, 4 * d * rows, 4 * d * columns, -1)
+        y = y[:, :height, :width].add_(self.bias).permute(0, 3, 1, 2)
+        return self.activation(y if addend is None else y.add_(addend))
