@@ -32,6 +32,9 @@ from mtan_perception.node.obstacles import Plane
 from mtan_perception.node.outputs import Outputs
 from mtan_perception.node.parameters import Settings
 
+SETTLING = 1.0
+"""For so many seconds after its start nothing that has yet to come is missed."""
+
 
 class Frame(NamedTuple):
     """An image message of a camera and when it came, in seconds of the monotonic clock."""
@@ -119,6 +122,7 @@ class Camera:
         ]
         self._image_topic, self._camera_info_topic = (
             subscription.topic_name for subscription in self._subscriptions)
+        self._subscribed = time.monotonic()
 
     def unsubscribe(self) -> None:
         """Unsubscribe from both."""
@@ -177,7 +181,8 @@ class Camera:
                 'clouds', "points and obstacles need depth, which parameter 'tasks' leaves out")
             return
         if shot.camera_info is None:
-            if self._camera_info is None:  # One that does not serve has been reported already.
+            # One that does not serve has been reported already.
+            if self._camera_info is None and time.monotonic() > self._subscribed + SETTLING:
                 self._report_warning(
                     'clouds', 'points and obstacles need a CameraInfo, and none has come on topic '
                     f"'{self._camera_info_topic}'; have the camera's driver publish it, or remap "
@@ -200,7 +205,7 @@ class Camera:
     def _base_plane(self, header, settings: Settings) -> Plane | None:
         plane, problem = self._gravity.base_plane(
             settings.obstacles_base_frame, header.frame_id, header.stamp)
-        if problem:
+        if problem and self._gravity.listening_for() > SETTLING:
             self._report_warning('tf', problem)
         return plane
 

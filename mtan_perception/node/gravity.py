@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which way is up for a camera, by TF."""
 
+import math
+import time
+
 import numpy as np
 from rclpy.node import Node
 from rclpy.time import Time
@@ -35,28 +38,36 @@ class Gravity:
         if tf2_ros is None:
             return None, ('tf2_ros is not installed, so up is fitted to the floor in view; '
                           "install it, or set 'obstacles.base_frame' to ''")
+        self._start_to_listen()
+        link = f"from '{camera_frame}' to '{base_frame}'"
+        plane, late = self._look_up(camera_frame, base_frame, Time.from_msg(stamp))
+        if plane is not None:
+            return plane, None
+        plane, missing = self._look_up(camera_frame, base_frame, Time())
+        if plane is not None:
+            return plane, (f'the transform {link} is not there at the stamp of the image, so the '
+                           f'latest is used ({late})')
+        return None, (f'there is no transform {link}, so up is fitted to the floor in view '
+                      f'({missing}); publish it, for example with tf2_ros '
+                      "static_transform_publisher, or set 'obstacles.base_frame'")
+
+    def listening_for(self) -> float:
+        """Return for how many seconds it has listened; for ever where there is no TF."""
+        return math.inf if self._buffer is None else time.monotonic() - self._start
+
+    def _start_to_listen(self) -> None:
         if self._buffer is None:
-            self._buffer = tf2_ros.Buffer()
+            self._buffer, self._start = tf2_ros.Buffer(), time.monotonic()
             # By the executor: a subscription is not to be made while it waits on the others.
             self._node.executor.create_task(self._listen)
+
+    def _look_up(self, camera_frame: str, base_frame: str,
+                 when: Time) -> tuple[Plane | None, Exception | None]:
         try:
-            transform, late = self._buffer.lookup_transform(
-                camera_frame, base_frame, Time.from_msg(stamp)), None
+            found = self._buffer.lookup_transform(camera_frame, base_frame, when)
         except tf2_ros.TransformException as error:
-            late = error
-        if late is not None:
-            try:
-                transform = self._buffer.lookup_transform(camera_frame, base_frame, Time())
-            except tf2_ros.TransformException as error:
-                return None, (
-                    f"there is no transform from '{camera_frame}' to '{base_frame}', so up is "
-                    f'fitted to the floor in view ({error}); publish it, for example with '
-                    "tf2_ros static_transform_publisher, or set 'obstacles.base_frame'")
-        plane = _plane(transform.transform)
-        if late is None:
-            return plane, None
-        return plane, (f"the transform from '{camera_frame}' to '{base_frame}' is not there at "
-                       f'the stamp of the image, so the latest is used ({late})')
+            return None, error
+        return _plane(found.transform), None
 
     def _listen(self) -> None:
         self._listener = tf2_ros.TransformListener(self._buffer, self._node)

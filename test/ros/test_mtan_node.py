@@ -158,6 +158,7 @@ def test_lifecycle_with_a_configuration_that_fails(start_process, robot, collect
         ({'weights': str(truncated)}, 'truncated.safetensors'),
         ({'weights': 'random', 'device': 'npu'}, 'device.*npu'),
         ({'device': 'auto', 'tasks': ['edges']}, 'edges'),
+        ({'tasks': ['depth'], 'points.classes': ['flor']}, "points.classes.*'flor'.*floor"),
     ]:
         assert robot.set(**values).successful, values
         assert not robot.change('configure')
@@ -165,7 +166,7 @@ def test_lifecycle_with_a_configuration_that_fails(start_process, robot, collect
         line = child.wait_for_line('cannot configure', 5)
         assert line and any(re.search(f'cannot configure.*{reason}', x) for x in child.lines), \
             child.output
-    assert robot.set(tasks=['depth']).successful
+    assert robot.set(**{'points.classes': ['all']}).successful
     assert robot.change('configure') and robot.state() == 'inactive'
     depth = collect(Image, '/mtan/depth/image_rect')
     assert robot.images.get_subscription_count() == 0
