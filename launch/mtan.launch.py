@@ -41,6 +41,7 @@ OVERRIDES = (
 NAV2 = {'points.classes': ['-ceiling'], 'points.max_edge_angle': 80.0}
 COLOR_TOPICS = ('segmentation/color', 'depth/color', 'normal/color')
 DEPTH_TOPICS = ('depth/image_rect', 'depth/camera_info')
+CLOUD_TOPICS = ('points', 'obstacles')
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -117,7 +118,8 @@ def nodes(context: LaunchContext) -> list[Node]:
             package='rviz2', executable='rviz2', name='rviz', namespace=namespace,
             arguments=['--display-config', str(CONFIG / 'mtan.rviz')],
             remappings=[('/image', image)] + [
-                (f'/mtan/{topic}', f'{prefix}/{topic}') for topic in COLOR_TOPICS + DEPTH_TOPICS],
+                (f'/mtan/{topic}', f'{prefix}/{topic}')
+                for topic in COLOR_TOPICS + DEPTH_TOPICS + CLOUD_TOPICS],
             condition=IfCondition(LaunchConfiguration('rviz')), output='log'),
     ]
 

@@ -87,4 +87,7 @@ def test_rviz_view_shows_input_images_and_cloud():
     cloud = dict(displays)['DepthCloud']
     assert cloud['Depth Map Topic'] == '/mtan/depth/image_rect'
     assert cloud['Color Image Topic'] == '/mtan/segmentation/color'
+    clouds = [item for kind, item in displays if kind == 'PointCloud2']
+    assert [item['Topic']['Value'] for item in clouds] == ['/mtan/points', '/mtan/obstacles']
+    assert not any(item['Enabled'] for item in clouds), 'what nobody looks at costs nothing'
     assert view['Global Options']['Fixed Frame'] == 'camera_optical_frame'

@@ -272,7 +272,7 @@ def test_rviz_shows_the_topics_of_this_node(launch):
             assert topic == shown.replace('/mtan/', '/robot/eye/')
             assert shown in view or shown == '/mtan/depth/camera_info'
     assert rviz.rules['/image'] == '/cam/image'
-    assert sum(shown.startswith('/mtan/') for shown in rviz.rules) == 5
+    assert sum(shown.startswith('/mtan/') for shown in rviz.rules) == 7
 
 
 def test_demo_starts_a_camera_and_the_node_on_it(launch):

@@ -163,16 +163,17 @@ class Camera:
     def publish(self, shot: Shot, prediction: Prediction, settings: Settings,
                 labels: LabelSet) -> None:
         """Fill and publish what somebody reads."""
-        start = time.monotonic()
+        stages, start = shot.stages | prediction.timings, time.monotonic()
         if prediction.depth is not None and settings.depth_scale != 1:
             prediction.depth *= np.float32(settings.depth_scale)
         self.outputs.publish_images(
             prediction, shot.tasks, shot.header, settings, labels.palette())
+        stages['publish'] = time.monotonic() - start
         if self.outputs.wants_clouds():
+            start = time.monotonic()
             self._publish_clouds(shot, prediction, settings, labels.names)
-        now = time.monotonic()
-        stages = shot.stages | prediction.timings | {'publish': now - start}
-        self.statistics.count_published(now - shot.frame.arrival, stages)
+            stages['clouds'] = time.monotonic() - start
+        self.statistics.count_published(time.monotonic() - shot.frame.arrival, stages)
 
     def _publish_clouds(self, shot: Shot, prediction: Prediction, settings: Settings,
                         names: tuple[str, ...]) -> None:

@@ -139,7 +139,7 @@ class MtanNode(LifecycleNode):
         from mtan_perception.inference import Engine
         settings = self._settings
         engine = Engine(settings.weights, settings.device, settings.precision)
-        labels = engine.card.labels or generic(engine.card.tasks.get(SEGMENTATION, 1))
+        labels = engine.card.labels or generic(1)  # Without segmentation no pixel has a class.
         _check_classes(settings, labels)
         _apply_settings(engine, settings)
         engine.warm_up()
