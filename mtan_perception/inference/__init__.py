@@ -9,7 +9,8 @@ except ImportError as error:
         'mtan_perception needs PyTorch, which no rosdep key installs on every platform; install '
         f'it with: python3 -m pip install torch torchvision ({error})') from error
 
-from mtan_perception.inference.engine import Engine, EngineError
+from mtan_perception.inference.engine import Engine
+from mtan_perception.inference.errors import EngineError
 from mtan_perception.inference.prediction import Prediction
 
 __all__ = ['Engine', 'EngineError', 'Prediction']

@@ -11,29 +11,22 @@ import time
 
 import numpy as np
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 
-from mtan_perception.checkpoint import load_network
+from mtan_perception.checkpoint import load_network, read_card
 from mtan_perception.geometry import correct_depth, Fit, fit_image
-from mtan_perception.inference.postprocess import (
-    copy_to_host,
-    finish_depth,
-    finish_normal,
-    finish_segmentation,
-)
+from mtan_perception.inference.backends import build_backend
+from mtan_perception.inference.backends.torch_backend import DTYPES
+from mtan_perception.inference.errors import BackendError, EngineError
+from mtan_perception.inference.postprocess import copy_to_host, limit_confidence, limit_depth
 from mtan_perception.inference.prediction import Prediction
 from mtan_perception.inference.preprocess import normalise_image, resize_image
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION, select_tasks
 
 _LOGGER = logging.getLogger(__name__)
 
-_DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 _OUTPUT_TASKS = (SEGMENTATION, DEPTH, NORMAL)
 _MIN_INPUT, _MAX_INPUT = 32, 4096
-
-
-class EngineError(ValueError):
-    """A parameter or an image that the engine cannot work with; the message names it."""
 
 
 class Engine:
@@ -46,19 +39,23 @@ class Engine:
 
     :param weights: a checkpoint file, 'default', or 'random' for outputs that mean nothing.
     :param device: 'auto' (CUDA where there is a device), 'cpu', 'cuda' or 'cuda:N'.
-    :param precision: 'auto' (fp16 on CUDA, else fp32), 'fp32', 'fp16' or 'bf16'.
+    :param precision: 'auto' (fp16 on CUDA, else fp32), 'fp32', 'fp16' or 'bf16'. One that the
+        device lacks is replaced by fp32, with a warning.
     :param tasks: those to compute, by name; None for all that the network has.
     :param input_size: (height, width) into which an image is fitted; None for the checkpoint's.
-    :raises EngineError: for a device, precision, task or size that cannot be.
+    :param backend: 'auto' (the fastest that can run here), or one of
+        mtan_perception.inference.backends.BACKENDS; where that cannot run, a warning says why and
+        torch takes its place.
+    :raises EngineError: for a device, precision, task, size or backend that cannot be.
     :raises mtan_perception.checkpoint.CheckpointError: for weights that cannot be read.
     """
 
     def __init__(self, weights: str | os.PathLike, device: str = 'auto', precision: str = 'auto',
                  tasks: Iterable[str] | None = None,
-                 input_size: tuple[int, int] | None = None) -> None:
+                 input_size: tuple[int, int] | None = None, backend: str = 'auto') -> None:
         self.device = choose_device(device)
         self.precision = _choose_precision(precision, self.device)
-        network, self.card = load_network(weights)
+        self.card = read_card(weights)
         if str(weights) == 'random':
             _LOGGER.warning("weights 'random': the network is untrained and its outputs mean "
                             'nothing; they only prove that the package runs')
@@ -69,8 +66,16 @@ class Engine:
         self.input_size = self.card.input_size if input_size is None else input_size
         self.depth_range = (0.0, math.inf)
         self.confidence_threshold = 0.0
-        self._dtype = _DTYPES[self.precision]
-        self._network = _prepare_network(network, self.device, self._dtype)
+        self._weights = weights
+        try:
+            self._build(backend)
+        except torch.cuda.OutOfMemoryError as error:
+            self._retreat(error)
+
+    @property
+    def backend(self) -> str:
+        """Name of the runtime that runs the network."""
+        return self._backend.name
 
     @property
     def available_tasks(self) -> tuple[str, ...]:
@@ -191,23 +196,32 @@ class Engine:
                      tasks: tuple[str, ...],
                      focal_lengths: Sequence[float | None]) -> list[Prediction]:
         """Predict images that are padded to one size."""
+        try:
+            return self._infer_on_device(images, fits, tasks, focal_lengths)
+        except (BackendError, torch.cuda.OutOfMemoryError) as error:
+            self._retreat(error)
+        return self._infer_on_device(images, fits, tasks, focal_lengths)
+
+    def _infer_on_device(self, images: Sequence[np.ndarray], fits: Sequence[Fit],
+                         tasks: tuple[str, ...],
+                         focal_lengths: Sequence[float | None]) -> list[Prediction]:
         clock = _Stopwatch(self.device, len(images))
         resized = [resize_image(image, fit, self.device)
                    for image, fit in zip(images, fits, strict=True)]
-        x = torch.cat([normalise_image(pixels, fit, self.card.mean, self.card.std, self._dtype)
+        x = torch.cat([normalise_image(pixels, fit, self.card.mean, self.card.std)
                        for pixels, fit in zip(resized, fits, strict=True)])
         clock.lap('preprocess')
-        maps = self._network(x, tasks=tasks)
+        finished = self._backend(x, tasks)
         clock.lap('network')
         outputs = {}
         for index, (fit, focal_length) in enumerate(zip(fits, focal_lengths, strict=True)):
-            cropped = {name: output[index, :, :fit.height, :fit.width]
-                       for name, output in maps.items()}
-            if DEPTH in cropped and focal_length is not None and self.corrects_depth:
-                cropped[DEPTH] = correct_depth(
-                    cropped[DEPTH].float(), focal_length * fit.scale, self.card.focal_length)
+            cropped = {name: output[index, :fit.height, :fit.width]
+                       for name, output in finished.items()}
+            if 'depth' in cropped and focal_length is not None and self.corrects_depth:
+                cropped['depth'] = correct_depth(
+                    cropped['depth'], focal_length * fit.scale, self.card.focal_length)
             outputs[index, 'image'] = resized[index][0].permute(1, 2, 0)
-            outputs |= {(index, name): output for name, output in self._finish(cropped).items()}
+            outputs |= {(index, name): output for name, output in self._limit(cropped).items()}
         arrays = copy_to_host(outputs)
         clock.lap('postprocess')
         return [Prediction(scale=fit.scale, timings=dict(clock.laps),
@@ -215,17 +229,37 @@ class Engine:
                               if owner == index})
                 for index, fit in enumerate(fits)]
 
-    def _finish(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Turn each task's map (C, H, W) into the images of Prediction, by their names."""
+    def _limit(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Apply the settings to one image's finished outputs; return those of a Prediction."""
         outputs = {}
-        if SEGMENTATION in maps:
-            outputs['label'], outputs['confidence'] = finish_segmentation(
-                maps[SEGMENTATION], self.confidence_threshold)
-        if DEPTH in maps:
-            outputs['depth'] = finish_depth(maps[DEPTH], self.depth_range)
-        if NORMAL in maps:
-            outputs['normal'] = finish_normal(maps[NORMAL], self.card.normal_axes)
+        if 'label' in images:
+            outputs['label'], outputs['confidence'] = limit_confidence(
+                images['label'], images['probability'], self.confidence_threshold)
+        if 'depth' in images:
+            outputs['depth'] = limit_depth(images['depth'], self.depth_range)
+        if 'normal' in images:
+            outputs['normal'] = images['normal']
         return outputs
+
+    def _build(self, backend: str) -> None:
+        self._backend = build_backend(backend, lambda: load_network(self._weights)[0],
+                                      self.device, self.precision, self.card.normal_axes)
+        self.precision = self._backend.precision
+
+    def _retreat(self, error: Exception) -> None:
+        """Take torch in place of a backend that failed; the CPU in place of a device too small."""
+        reason = str(error).splitlines()[0]
+        self._backend = None  # frees its memory first
+        if self.device.type == 'cuda' and isinstance(error, torch.cuda.OutOfMemoryError):
+            _LOGGER.warning('device: %s has too little memory (%s); going on, slower, on the CPU: '
+                            'choose a smaller input_size, fewer tasks or lighter weights',
+                            self.device, reason)
+            torch.cuda.empty_cache()
+            self.device, self.precision = torch.device('cpu'), 'fp32'
+            self._build('auto')
+            return
+        _LOGGER.warning('backend: failed (%s); going on with torch', reason)
+        self._build('torch')
 
     def _select_tasks(self, names: Iterable[str]) -> tuple[str, ...]:
         choices = self.available_tasks
@@ -256,22 +290,6 @@ class _Stopwatch:
         self._start = now
 
 
-def _prepare_network(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Move the network to the device and precision, its delicate parts in float32."""
-    network = network.eval().requires_grad_(False)
-    # Convolutions on CPUs and on tensor cores work on this layout; with the other they convert.
-    network = network.to(device, dtype, memory_format=torch.channels_last)
-    if dtype != torch.float32:
-        for module in network.modules():
-            # A running variance may leave the range of fp16; kernels take mixed types here.
-            if isinstance(module, nn.BatchNorm2d):
-                module.float()
-        for head in network.decoders.values():
-            # What follows a head (upsampling, log_softmax, normalisation) is cheap in float32.
-            head.register_forward_hook(lambda _module, _inputs, output: output.float())
-    return network
-
-
 def choose_device(name: str) -> torch.device:
     """
     Return the device for 'auto', 'cpu', 'cuda' or 'cuda:N'.
@@ -292,6 +310,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def _choose_precision(name: str, device: torch.device) -> str:
+    if name not in ('auto', *DTYPES):
+        raise EngineError(f"precision: {name!r} is not known; choose 'auto', "
+                          f"{', '.join(map(repr, DTYPES))}")
     supported = ['fp32', 'bf16']
     if device.type == 'cuda':
         supported = ['fp32', 'fp16']
@@ -301,9 +322,9 @@ def _choose_precision(name: str, device: torch.device) -> str:
     if name == 'auto':
         return 'fp16' if device.type == 'cuda' else 'fp32'
     if name not in supported:
-        problem = 'is not supported on' if name in _DTYPES else 'is not known; choices on'
-        raise EngineError(f'precision: {name!r} {problem} {device}: '
-                          f"choose 'auto', {', '.join(map(repr, supported))}")
+        _LOGGER.warning('precision: %s is not supported on %s (%s are); going on with fp32',
+                        name, device, ', '.join(supported))
+        return 'fp32'
     return name
 
 

@@ -1,48 +1,83 @@
 # Copyright 2026 The mtan_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the network's maps to finished images: computed on its device, then copied to the host."""
+"""
+From the network's logits to finished images, on its device, then to the host.
+
+What no setting changes (``finish``) belongs to the backend, which may fuse it with the network;
+the limits, which may change from frame to frame, are applied to its results.
+"""
 
 from collections.abc import Hashable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mtan_perception.geometry import NORMAL_SIGNS
 from mtan_perception.labels import UNLABELLED
+from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
+
+# A normal shorter than this has no direction to speak of.
+MIN_NORM = 1e-4
 
 
-def finish_segmentation(log_probabilities: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def finish(logits: Mapping[str, Tensor], size: tuple[int, int], axes: str) -> dict[str, Tensor]:
     """
-    Return class ids and confidence, both (H, W) uint8, from (C, H, W) log-probabilities.
+    Return the images of the tasks at `size`, by their names.
 
-    Where the greatest probability is below `threshold`, or not a number, the class is 255.
+    :param logits: task -> (N, C, h, w), before its activation.
+    :param axes: those of the normals.
+    :returns: 'label' (N, H, W) uint8, 'probability' (N, H, W) float32, 'depth' (N, H, W)
+        float32 and 'normal' (N, H, W, 3) float32, those whose task is there.
     """
-    best, label = log_probabilities.float().max(dim=0)
-    probability = best.exp()
+    maps = {name: functional.interpolate(part.float(), size, mode='bilinear', align_corners=True)
+            for name, part in logits.items()}
+    images = {}
+    if SEGMENTATION in maps:
+        images['label'], images['probability'] = classify(maps[SEGMENTATION])
+    if DEPTH in maps:
+        images['depth'] = maps[DEPTH][:, 0]
+    if NORMAL in maps:
+        images['normal'] = point_normals(maps[NORMAL], axes)
+    return images
+
+
+def classify(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the most probable class, uint8, and its probability, both (N, H, W)."""
+    best, label = logits.max(dim=1, keepdim=True)
+    return label[:, 0].byte(), 1 / (logits - best).exp().sum(dim=1)
+
+
+def point_normals(normal: Tensor, axes: str) -> Tensor:
+    """
+    Return (N, H, W, 3) unit vectors in the optical frame from (N, 3, H, W) in `axes`.
+
+    A vector without direction (zero or not finite) becomes (0, 0, -1), toward the camera.
+    """
+    normal = normal.permute(0, 2, 3, 1) * normal.new_tensor(NORMAL_SIGNS[axes])
+    length = torch.linalg.vector_norm(normal, dim=3, keepdim=True)
+    pointing = (length > MIN_NORM) & length.isfinite()
+    return torch.where(pointing, normal / length, normal.new_tensor((0.0, 0.0, -1.0)))
+
+
+def limit_confidence(label: Tensor, probability: Tensor,
+                     threshold: float) -> tuple[Tensor, Tensor]:
+    """
+    Return class ids and confidence, both uint8, of a map's classes and their probability.
+
+    Where the probability is below `threshold`, or not a number, the class is 255.
+    """
     label = torch.where(probability >= threshold, label, UNLABELLED)
     confidence = (255 * probability).nan_to_num(0).round()
     return label.byte(), confidence.byte()
 
 
-def finish_depth(depth: Tensor, depth_range: tuple[float, float]) -> Tensor:
-    """Return (H, W) float32 metres from (1, H, W), NaN if outside the range or not above 0."""
-    depth = depth[0].float()
+def limit_depth(depth: Tensor, depth_range: tuple[float, float]) -> Tensor:
+    """Return float32 metres, NaN if outside the range or not above 0."""
     nearest, farthest = depth_range
     known = (depth >= nearest) & (depth <= farthest) & (depth > 0) & depth.isfinite()
     return torch.where(known, depth, torch.nan)
-
-
-def finish_normal(normal: Tensor, axes: str) -> Tensor:
-    """
-    Return (H, W, 3) float32 unit vectors in the optical frame from (3, H, W) in `axes`.
-
-    A vector without direction (zero or not finite) becomes (0, 0, -1), toward the camera.
-    """
-    normal = normal.float().permute(1, 2, 0) * normal.new_tensor(NORMAL_SIGNS[axes]).float()
-    length = torch.linalg.vector_norm(normal, dim=2, keepdim=True)
-    pointing = (length > 1e-4) & length.isfinite()
-    return torch.where(pointing, normal / length, normal.new_tensor((0.0, 0.0, -1.0)))
 
 
 def copy_to_host(images: Mapping[Hashable, Tensor]) -> dict[Hashable, np.ndarray]:
@@ -54,7 +89,12 @@ def copy_to_host(images: Mapping[Hashable, Tensor]) -> dict[Hashable, np.ndarray
     # The widest type first, so that each array starts at a multiple of its element size.
     tensors = sorted(images.items(), key=lambda item: -item[1].element_size())
     packed = torch.cat([tensor.contiguous().view(-1).view(torch.uint8) for _, tensor in tensors])
-    buffer = packed.cpu().numpy()
+    if packed.is_cuda:  # into pinned memory the device writes by itself, at full speed
+        pinned = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
+        pinned.copy_(packed, non_blocking=True)
+        torch.cuda.current_stream(packed.device).synchronize()
+        packed = pinned
+    buffer = packed.numpy()
     arrays = {}
     for name, tensor in tensors:
         content, buffer = np.split(buffer, [tensor.numel() * tensor.element_size()])

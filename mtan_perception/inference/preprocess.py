@@ -35,10 +35,10 @@ def resize_image(image: np.ndarray, fit: Fit, device: torch.device) -> Tensor:
     return resized if device.type == 'cpu' else resized.round().clamp(0, 255).byte()
 
 
-def normalise_image(image: Tensor, fit: Fit, mean: Sequence[float], std: Sequence[float],
-                    dtype: torch.dtype) -> Tensor:
+def normalise_image(image: Tensor, fit: Fit, mean: Sequence[float],
+                    std: Sequence[float]) -> Tensor:
     """
-    Return the network's input (1, 3, fit.padded_height, fit.padded_width) from a resized image.
+    Return the network's input (1, 3, fit.padded_height, fit.padded_width) of a resized image.
 
     `mean` and `std` apply to RGB in 0..1. The border pixels are repeated into the padding, where
     a constant would draw an edge that the network sees from inside the image.
@@ -47,7 +47,7 @@ def normalise_image(image: Tensor, fit: Fit, mean: Sequence[float], std: Sequenc
                  for value in (mean, std))
     normalised = (image.float() / 255 - mean) / std
     padding = (0, fit.padded_width - fit.width, 0, fit.padded_height - fit.height)
-    return functional.pad(normalised, padding, mode='replicate').to(dtype)
+    return functional.pad(normalised, padding, mode='replicate')
 
 
 def _factor(scale: float, before: int, after: int) -> float:

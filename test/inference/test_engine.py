@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from mtan_perception.checkpoint import (
     build_network,
@@ -22,6 +21,7 @@ from mtan_perception.checkpoint import (
 )
 from mtan_perception.geometry import fit_image
 from mtan_perception.inference import Engine, EngineError
+from mtan_perception.inference.errors import BackendError
 
 SIZE = (64, 96)
 
@@ -29,7 +29,7 @@ SIZE = (64, 96)
 @pytest.fixture(scope='module')
 def engine():
     """One engine on random weights for the tests that leave its settings as they were."""
-    return Engine('random', 'cpu', input_size=SIZE)
+    return Engine('random', 'cpu', input_size=SIZE, backend='torch')
 
 
 @pytest.fixture
@@ -38,22 +38,24 @@ def image():
     return np.random.default_rng(0).integers(0, 256, (120, 150, 3), np.uint8)
 
 
-class Copy(nn.Module):
-    """A network whose depth is the image's red channel, each pixel where it came from."""
+class Copy:
+    """A backend whose depth is the image's red channel, each pixel where it came from."""
 
-    def forward(self, x, tasks):
+    name, precision = 'copy', 'fp32'
+
+    def __call__(self, x, tasks):
         """Return the input as the wanted depth."""
         assert tasks == ('depth',) and x.shape[2] % 8 == x.shape[3] % 8 == 0
         self.input = x
-        return {'depth': x[:, :1]}
+        return {'depth': x[:, 0]}
 
 
 @pytest.fixture
 def copier(monkeypatch):
-    """Return an engine around the copying network; depth is red, 0 to 1."""
+    """Return an engine around the copying backend; depth is red, 0 to 1."""
     card = ModelCard({'depth': 1}, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    monkeypatch.setattr('mtan_perception.inference.engine.load_network',
-                        lambda weights: (Copy(), card))
+    monkeypatch.setattr('mtan_perception.inference.engine.read_card', lambda weights: card)
+    monkeypatch.setattr('mtan_perception.inference.engine.build_backend', lambda *_: Copy())
     return Engine('copy', 'cpu', input_size=SIZE)
 
 
@@ -133,7 +135,7 @@ def test_padding_repeats_the_border_and_is_cut_off(copier):
     prediction = copier.infer(picture)
     assert np.array_equal(prediction.image, picture)
     assert prediction.depth * 255 == pytest.approx(picture[..., 0], abs=1e-3)
-    seen = copier._network.input[0, 0].numpy() * 255
+    seen = copier._backend.input[0, 0].numpy() * 255
     assert seen.shape == (64, 96)
     assert seen[:61, 93:] == pytest.approx(np.tile(picture[:, -1:, 0], 3))
     assert seen[61:, :93] == pytest.approx(np.tile(picture[-1:, :, 0], (3, 1)))
@@ -163,7 +165,7 @@ def test_only_wanted_tasks_are_computed(engine, image):
     """Other decoders do not run, and their outputs are None."""
     called = []
     hooks = [head.register_forward_hook(lambda *_, name=name: called.append(name))
-             for name, head in engine._network.decoders.items()]
+             for name, head in engine._backend._network.heads.items()]
     prediction = engine.infer(image, ['normal'])
     assert called == ['normal']
     assert prediction.label is prediction.confidence is prediction.depth is None
@@ -279,7 +281,7 @@ def test_images_of_one_network_size_share_a_forward_pass(copier):
     grey = np.full((*SIZE, 3), 51, np.uint8)
     depths = [prediction.depth for prediction in
               copier.infer_batch([grey, grey[:59], grey[:32, :48]], focal_lengths=[200, None, 50])]
-    assert copier._network.input.shape == (3, 3, *SIZE)
+    assert copier._backend.input.shape == (3, 3, *SIZE)
     assert [depth.shape for depth in depths] == [SIZE, (59, 96), SIZE]
     assert [depth.mean() for depth in depths] == pytest.approx([0.4, 0.2, 0.2])
 
@@ -295,10 +297,10 @@ def test_a_bad_batch_is_refused(engine, image):
 @pytest.mark.parametrize('arguments, words', [
     ({'device': 'tpu'}, "device: 'tpu' is not known; .*available here: cpu"),
     ({'device': 'cuda:99'}, "device: 'cuda:99' is not available; this machine has cpu"),
-    ({'device': 'cpu', 'precision': 'fp16'}, "precision: 'fp16' is not supported on cpu: .*bf16"),
     ({'precision': 'int3'}, "precision: 'int3' is not known"),
     ({'tasks': ['depth', 'edges']}, "tasks: unknown 'edges'"),
     ({'input_size': (1, 1)}, 'input_size: 1x1'),
+    ({'backend': 'abacus'}, "backend: 'abacus' is not known; choose 'auto', 'torch'"),
 ])
 def test_a_bad_argument_is_refused(arguments, words):
     """The error names the parameter, the value and the choices."""
@@ -308,7 +310,7 @@ def test_a_bad_argument_is_refused(arguments, words):
 
 def test_bf16_agrees_with_fp32(engine, image):
     """Half the bits, the same picture; the outputs' types stay."""
-    half = Engine('random', 'cpu', 'bf16', input_size=SIZE).infer(image)
+    half = Engine('random', 'cpu', 'bf16', input_size=SIZE, backend='torch').infer(image)
     full = engine.infer(image)
     assert half.depth.dtype == half.normal.dtype == np.float32
     assert (half.label == full.label).mean() > 0.95
@@ -316,6 +318,46 @@ def test_bf16_agrees_with_fp32(engine, image):
     assert known.mean() > 0.95
     assert np.abs(half.depth - full.depth)[known].mean() < 0.02 * np.abs(full.depth[known]).mean()
     assert (half.normal * full.normal).sum(2).mean() > 0.999
+
+
+def test_a_precision_that_the_device_lacks_is_replaced(caplog):
+    """A warning names both; the engine runs."""
+    with caplog.at_level(logging.WARNING):
+        engine = Engine('random', 'cpu', 'fp16', input_size=(32, 32), backend='torch')
+    assert engine.precision == 'fp32'
+    assert 'precision: fp16 is not supported on cpu (fp32, bf16 are)' in caplog.text
+    engine.warm_up()
+
+
+def test_a_backend_that_fails_on_a_frame_is_replaced(copier, image, monkeypatch, caplog):
+    """The frame is predicted all the same, by torch."""
+    class Broken(Copy):
+
+        def __call__(self, x, tasks):
+            raise BackendError('the runtime is broken\nlong story')
+    asked = []
+    monkeypatch.setattr('mtan_perception.inference.engine.build_backend',
+                        lambda name, *_: asked.append(name) or Copy())
+    copier._backend = Broken()
+    with caplog.at_level(logging.WARNING):
+        assert copier.infer(image).depth is not None
+    assert asked == ['torch']
+    assert 'failed (the runtime is broken); going on with torch' in caplog.text
+
+
+def test_a_device_too_small_is_replaced_by_the_cpu(copier, image, monkeypatch, caplog):
+    """Out of memory on CUDA: the warning says what would help."""
+    class Full(Copy):
+
+        def __call__(self, x, tasks):
+            copier.device = torch.device('cuda:0')  # as if it had run there
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+    monkeypatch.setattr('mtan_perception.inference.engine.build_backend', lambda *_: Copy())
+    copier._backend = Full()
+    with caplog.at_level(logging.WARNING):
+        assert copier.infer(image).depth is not None
+    assert copier.device == torch.device('cpu') and copier.precision == 'fp32'
+    assert 'cuda:0 has too little memory' in caplog.text and 'smaller input_size' in caplog.text
 
 
 def test_random_weights_say_so_and_choose_the_defaults(caplog):
@@ -343,8 +385,8 @@ def test_weights_from_a_file(tmp_path, image, caplog):
 
 def test_weights_without_a_task_of_ours_are_refused(monkeypatch):
     """The error names the file's tasks and ours."""
-    monkeypatch.setattr('mtan_perception.inference.engine.load_network',
-                        lambda weights: (nn.Identity(), ModelCard({'albedo': 3})))
+    monkeypatch.setattr('mtan_perception.inference.engine.read_card',
+                        lambda weights: ModelCard({'albedo': 3}))
     with pytest.raises(EngineError, match=r'weights: a\.safetensors has .*albedo.*depth, normal'):
         Engine('a.safetensors', 'cpu')
 

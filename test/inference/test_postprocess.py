@@ -9,43 +9,68 @@ import pytest
 import torch
 
 from mtan_perception.inference.postprocess import (
+    classify,
     copy_to_host,
-    finish_depth,
-    finish_normal,
-    finish_segmentation,
+    finish,
+    limit_confidence,
+    limit_depth,
+    point_normals,
 )
 
 
-def test_segmentation_by_hand():
-    """Probabilities 0.6, 0.25 and none at all, with a threshold of 0.3."""
-    probabilities = torch.tensor([[[0.4, 0.25, math.nan]], [[0.6, 0.2, math.nan]]])
-    label, confidence = finish_segmentation(probabilities.log(), 0.3)
-    assert label.dtype == confidence.dtype == torch.uint8
-    assert label.tolist() == [[1, 255, 255]] and confidence.tolist() == [[153, 64, 0]]
-    label, _ = finish_segmentation(probabilities.log(), 0.0)
-    assert label.tolist() == [[1, 0, 255]]
+def test_classes_and_probabilities_by_hand():
+    """Logits are logarithms up to a constant, of 0.6 and 0.4, 0.25 and 0.75, or no number."""
+    odds = torch.tensor([[[[0.4, 0.75, math.nan]], [[0.6, 0.25, math.nan]]]])
+    label, probability = classify(odds.log() + 3)
+    assert label.dtype == torch.uint8 and label[0, 0, :2].tolist() == [1, 0]
+    assert probability[0, 0, :2].tolist() == pytest.approx([0.6, 0.75])
+    assert probability[0, 0, 2].isnan()
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
-def test_depth_by_hand(dtype):
+def test_unsure_pixels_are_unlabelled():
+    """A threshold of 0.3; no number is unsure at any threshold."""
+    label = torch.tensor([[1, 0, 2]], dtype=torch.uint8)
+    probability = torch.tensor([[0.6, 0.25, math.nan]])
+    label_, confidence = limit_confidence(label, probability, 0.3)
+    assert label_.dtype == confidence.dtype == torch.uint8
+    assert label_.tolist() == [[1, 255, 255]] and confidence.tolist() == [[153, 64, 0]]
+    label_, _ = limit_confidence(label, probability, 0.0)
+    assert label_.tolist() == [[1, 0, 255]]
+
+
+def test_depth_by_hand():
     """Ends of the range belong to it; zero and what is not finite are unknown."""
     values = [0.25, 0.5, 1.0, 8.0, 8.5, -1.0, 0.0, math.inf, -math.inf, math.nan]
-    depth = finish_depth(torch.tensor([[values]], dtype=dtype), (0.5, 8.0))
+    depth = limit_depth(torch.tensor([values]), (0.5, 8.0))
     assert depth.dtype == torch.float32
     assert depth[0, 1:4].tolist() == [0.5, 1.0, 8.0]
     assert depth.isnan().sum() == 7
-    unlimited = finish_depth(torch.tensor([[values]], dtype=dtype), (0.0, math.inf))
+    unlimited = limit_depth(torch.tensor([values]), (0.0, math.inf))
     assert unlimited.isfinite()[0].tolist() == [True] * 5 + [False] * 5
 
 
 def test_normals_are_unit_and_finite():
     """NYU's z is turned; what has no direction points at the camera."""
     vectors = [[3.0, 0.0, 4.0], [0.0, 0.0, 0.0], [math.nan, 0.0, 1.0], [math.inf, 0.0, 1.0]]
-    maps = torch.tensor(vectors).T.reshape(3, 1, 4)
-    nyu, optical = finish_normal(maps, 'nyu'), finish_normal(maps, 'optical')
-    assert nyu[0, 0].tolist() == pytest.approx([0.6, 0, -0.8])
-    assert optical[0, 0].tolist() == pytest.approx([0.6, 0, 0.8])
-    assert nyu[0, 1:].tolist() == optical[0, 1:].tolist() == [[0, 0, -1]] * 3
+    maps = torch.tensor(vectors).T.reshape(1, 3, 1, 4)
+    nyu, optical = point_normals(maps, 'nyu'), point_normals(maps, 'optical')
+    assert nyu[0, 0, 0].tolist() == pytest.approx([0.6, 0, -0.8])
+    assert optical[0, 0, 0].tolist() == pytest.approx([0.6, 0, 0.8])
+    assert nyu[0, 0, 1:].tolist() == optical[0, 0, 1:].tolist() == [[0, 0, -1]] * 3
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_the_wanted_images_are_finished_in_float32(dtype):
+    """Upsampling keeps the corners; each task gives the images of its name."""
+    logits = {'segmentation': torch.randn(2, 5, 3, 4, dtype=dtype),
+              'depth': torch.rand(2, 1, 3, 4, dtype=dtype)}
+    images = finish(logits, (9, 13), 'optical')
+    assert {name: (image.dtype, tuple(image.shape)) for name, image in images.items()} == {
+        'label': (torch.uint8, (2, 9, 13)), 'probability': (torch.float32, (2, 9, 13)),
+        'depth': (torch.float32, (2, 9, 13))}
+    assert torch.equal(images['depth'][:, ::8, ::12], logits['depth'][:, 0, ::2, ::3].float())
+    normal = finish({'normal': torch.randn(2, 3, 3, 4, dtype=dtype)}, (9, 13), 'nyu')['normal']
+    assert normal.dtype == torch.float32 and normal.shape == (2, 9, 13, 3)
 
 
 def test_host_copies_keep_type_shape_and_alignment():
