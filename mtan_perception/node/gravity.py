@@ -13,7 +13,7 @@ from mtan_perception.node.obstacles import Plane
 
 try:
     import tf2_ros
-except ModuleNotFoundError:  # It comes with a ROS installation, not with wheels.
+except ImportError:  # It comes with a ROS installation, not with wheels.
     tf2_ros = None
 
 

@@ -12,7 +12,7 @@ from mtan_perception.node.outputs import create_publisher
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
-except ModuleNotFoundError:  # It comes with a ROS installation, not with wheels.
+except ImportError:  # It comes with a ROS installation, not with wheels.
     LabelInfo = None
 
 

@@ -138,7 +138,8 @@ class MtanNode(LifecycleNode):
         # Imported here, so that a missing torch is a failed transition with a remedy in the log.
         from mtan_perception.inference import Engine
         settings = self._settings
-        engine = Engine(settings.weights, settings.device, settings.precision)
+        engine = Engine(settings.weights, settings.device, settings.precision,
+                        backend=settings.backend)
         labels = engine.card.labels or generic(1)  # Without segmentation no pixel has a class.
         _check_classes(settings, labels)
         _apply_settings(engine, settings)

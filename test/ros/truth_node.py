@@ -21,7 +21,7 @@ from mtan_perception.synthetic import render
 class TruthEngine:
     """An Engine as far as the node uses it; images must shrink by a whole number."""
 
-    def __init__(self, weights, device, precision, *_):
+    def __init__(self, weights, device, precision, **_):
         self.card, self.device, self.precision = COMPACT, device, precision
         self._seed, self._rooms = int(weights.removeprefix('room ')), {}
 
