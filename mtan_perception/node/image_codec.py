@@ -129,8 +129,9 @@ def to_uint8_array(data) -> array.array:
 
     :param data: anything with a buffer: an array, bytes.
     """
-    filled = array.array('B')
-    filled.frombytes(memoryview(data).cast('B'))
+    filled, view = array.array('B'), memoryview(data)
+    if view.nbytes:  # A view of nothing cannot be cast.
+        filled.frombytes(view.cast('B'))
     return filled
 
 

@@ -192,3 +192,17 @@ def test_no_floor_and_no_transform(robot, collect):
     assert np.isnan(read_image(depth[-1])).any()
     robot.exchange(obstacles)
     assert warned(robot, child, 'no floor is in view')
+
+
+def test_a_frame_without_a_single_known_depth(robot, collect):
+    """Clouds of nothing: one without numbers, one without points; no error."""
+    obstacles, clouds = (collect(PointCloud2, f'/mtan/{name}') for name in ('obstacles', 'points'))
+    start(robot, **{'obstacles.base_frame': "''", 'min_depth': 0.1, 'max_depth': 0.2})
+    message = robot.exchange(obstacles)
+    assert (message.height, message.width, len(message.data)) == (1, 0, 0)
+    assert message.point_step == 12 and message.is_dense
+    robot.exchange(clouds)
+    assert (clouds[-1].height, clouds[-1].width) == OUTPUT
+    assert np.isnan(read_cloud(clouds[-1])['z']).all()
+    robot.pause(1.5)
+    assert 'last error' not in robot.values()
