@@ -43,7 +43,11 @@ setup(
     # torch and the rest are left to the installer (see README.md): under colcon they come from
     # the system or the virtual environment, and a requirement here would stop the scripts.
     install_requires=['setuptools'],
-    extras_require={'test': ['pytest']},  # by this colcon knows that pytest runs the tests
+    extras_require={
+        'test': ['pytest'],  # by this colcon knows that pytest runs the tests
+        'openvino': ['openvino>=2024.4'],
+        'onnxruntime': ['onnx', 'onnxruntime'],
+    },
     zip_safe=False,
     entry_points={
         'console_scripts': [

@@ -39,6 +39,8 @@ LIBRARIES = {
     'charts': {'numpy', 'cv2'},
     'cli': USUAL | {'cv2', 'yaml'},
 }
+# Modules that only their backend imports, once it has found the library.
+MODULE_LIBRARIES = {'openvino_graph': {'openvino'}}
 
 
 class Import(NamedTuple):
@@ -120,7 +122,7 @@ def faults(path: Path, source: str) -> list[str]:
 def _library_faults(path: Path, folder: str, item: Import) -> list[str]:
     if item.library in ('rclpy', 'rcl_interfaces') or item.library.endswith('_msgs'):
         return ['ROS is imported in node/ only']
-    allowed = LIBRARIES.get(folder or path.stem, USUAL)
+    allowed = LIBRARIES.get(folder or path.stem, USUAL) | MODULE_LIBRARIES.get(path.stem, set())
     if item.lazy or item.library in allowed or item.library in sys.stdlib_module_names:
         return []
     return [f'{folder or path.stem} works without it: import it inside the function that needs it']

@@ -27,8 +27,8 @@ KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'tf2_ros': 'tf2_ros_p
         'yaml': 'python3-yaml'}
 # No rosdep key resolves everywhere: README.md gives the pip line.
 NO_KEY = {'torch', 'torchvision', 'safetensors', 'rosbags'}
-# Needed by one command alone, which asks for it with its pip line.
-OPTIONAL = {'h5py', 'scipy'}
+# Needed by one command or backend alone, which asks for it with its pip line.
+OPTIONAL = {'h5py', 'onnx', 'onnxruntime', 'openvino', 'scipy'}
 
 
 @pytest.fixture(scope='module')

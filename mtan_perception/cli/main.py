@@ -12,10 +12,19 @@ from collections.abc import Sequence
 import sys
 
 from mtan_perception import __version__
-from mtan_perception.cli import evaluate, import_checkpoint, info, predict, prepare, render, train
+from mtan_perception.cli import (
+    evaluate,
+    export_model,
+    import_checkpoint,
+    info,
+    predict,
+    prepare,
+    render,
+    train,
+)
 from mtan_perception.threads import share_cores
 
-COMMANDS = (evaluate, import_checkpoint, info, predict, prepare, render, train)
+COMMANDS = (evaluate, export_model, import_checkpoint, info, predict, prepare, render, train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -54,7 +54,8 @@ SPECIFICATIONS = {
         'auto', 'Arithmetic: auto is fp16 on CUDA and fp32 on a CPU', UNCONFIGURED,
         choices=('auto', 'fp32', 'fp16', 'bf16')),
     'backend': Specification(
-        'auto', 'Runtime that runs the network', UNCONFIGURED, choices=('auto', 'torch')),
+        'auto', 'Runtime that runs the network: auto is the fastest that can run here',
+        UNCONFIGURED, choices=('auto', 'torch', 'compile', 'openvino', 'onnxruntime')),
     'image_transport': Specification(
         'raw', 'Subscribe to the image topic itself (raw) or to its /compressed', INACTIVE,
         choices=('raw', 'compressed')),

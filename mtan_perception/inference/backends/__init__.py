@@ -48,9 +48,9 @@ def build_backend(name: str, load: Callable[[], MTANDeepLabv3], device: torch.de
     if name not in ('auto', *BACKENDS):
         raise EngineError(f"backend: {name!r} is not known; choose 'auto', "
                           f"{', '.join(map(repr, BACKENDS))}")
-    for choice in _order(name, device):
+    for choice in _order(name, device, precision):
         try:
-            backend = BACKENDS[choice](load(), device, precision, axes)
+            backend = BACKENDS[choice](load, device, precision, axes)
         except BackendError as error:
             level = logging.INFO if name == 'auto' else logging.WARNING
             _LOGGER.log(level, 'backend: %s cannot be used: %s', choice, error)
@@ -62,9 +62,11 @@ def build_backend(name: str, load: Callable[[], MTANDeepLabv3], device: torch.de
     raise EngineError(f'backend: none can run on {device} in {precision}')
 
 
-def _order(name: str, device: torch.device) -> list[str]:
+def _order(name: str, device: torch.device, precision: str) -> list[str]:
     """Return the backends to try; torch, which always can, comes last."""
-    if name == 'auto':
+    if name == 'auto' and device.type == 'cpu' and precision == 'fp32':
+        return ['openvino', 'torch']
+    if name == 'auto':  # on CUDA torch is fastest and builds in no time
         return ['torch']
     return list(dict.fromkeys((name, 'torch')))
 
@@ -79,4 +81,15 @@ def _compiled(*arguments) -> Backend:
     return TorchBackend(*arguments, compiled=True)
 
 
-BACKENDS: dict[str, Callable[..., Backend]] = {'torch': _torch, 'compile': _compiled}
+def _openvino(*arguments) -> Backend:
+    from mtan_perception.inference.backends.openvino_backend import OpenVINOBackend
+    return OpenVINOBackend(*arguments)
+
+
+def _onnxruntime(*arguments) -> Backend:
+    from mtan_perception.inference.backends.onnxruntime_backend import ONNXRuntimeBackend
+    return ONNXRuntimeBackend(*arguments)
+
+
+BACKENDS: dict[str, Callable[..., Backend]] = {
+    'torch': _torch, 'compile': _compiled, 'openvino': _openvino, 'onnxruntime': _onnxruntime}

@@ -30,14 +30,14 @@ class TorchBackend:
     Weights that leave the range of the precision are run in fp32, with a warning.
     """
 
-    def __init__(self, network: MTANDeepLabv3, device: torch.device, precision: str, axes: str,
-                 compiled: bool = False) -> None:
+    def __init__(self, load: Callable[[], MTANDeepLabv3], device: torch.device, precision: str,
+                 axes: str, compiled: bool = False) -> None:
         self.name, self.precision = 'compile' if compiled else 'torch', precision
         self._device, self._axes = device, axes
         # Winograd's sums cancel, which half precision does not stand; torch.compile and tensor
         # cores do better with plain convolutions.
         plain = compiled or device.type != 'cpu' or precision != 'fp32'
-        network = OptimizedMTAN(network, Convolution if plain else cpu_convolution)
+        network = OptimizedMTAN(load(), Convolution if plain else cpu_convolution)
         largest = max(tensor.abs().max().item() for tensor in network.state_dict().values())
         if largest > torch.finfo(DTYPES[precision]).max:
             _LOGGER.warning('precision: a weight of %.3g is out of the range of %s; going on '

@@ -1,0 +1,59 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""``mtan export``: write the network for another runtime."""
+
+import argparse
+from pathlib import Path
+
+from mtan_perception.cli.arguments import parse_size
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``export`` subcommand."""
+    parser = subparsers.add_parser(
+        'export', help='write the network for ONNX Runtime, OpenVINO or TorchScript',
+        description='Write the network, optimised and with its post-processing, for one image '
+                    'size and set of tasks. Input: image, (1, H, W, 3) uint8 RGB. Outputs, those '
+                    'of the tasks: label (1, H, W) uint8 and probability (1, H, W); depth '
+                    '(1, H, W) in metres; normal (1, H, W, 3), unit vectors: x right, y down, '
+                    'z forward.')
+    parser.set_defaults(run=run)
+    parser.add_argument('--format', required=True, choices=('onnx', 'openvino', 'torchscript'))
+    parser.add_argument('--out', required=True, type=Path, metavar='FILE',
+                        help='.onnx, .xml (its weights in a .bin beside it) or .pt')
+    parser.add_argument('--weights', default='default', metavar='W.safetensors',
+                        help='a weights file, default or random (default %(default)s)')
+    parser.add_argument('--tasks', metavar='NAME,...',
+                        help='of segmentation, depth and normal; by default all')
+    parser.add_argument('--input-size', metavar='HxW',
+                        help='multiples of 8, or of the output stride where that is more; by '
+                             'default that of the weights')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the file and say what it takes and gives."""
+    from mtan_perception.checkpoint import load_network
+    from mtan_perception.inference.convolution import Convolution
+    from mtan_perception.inference.export import EXPORTERS, FACTORIES, FinishedNetwork
+    from mtan_perception.inference.optimize import OptimizedMTAN
+    from mtan_perception.tasks import NYUV2_TASKS, select_tasks
+    write, suffix = EXPORTERS[args.format]
+    if args.out.suffix != suffix:
+        raise ValueError(f'--out: {args.out}; a file of {args.format} ends in {suffix}')
+    network, card = load_network(args.weights)
+    size = parse_size(args.input_size) if args.input_size else card.input_size
+    multiple = max(8, card.output_stride)
+    if size[0] % multiple or size[1] % multiple or min(size) < 32:
+        raise ValueError(f'--input-size: {size[0]}x{size[1]}; give multiples of {multiple}, '
+                         'at least 32')
+    available = [name for name in card.tasks if name in NYUV2_TASKS]
+    tasks = select_tasks(args.tasks.split(',') if args.tasks else available, available)
+    finished = FinishedNetwork(
+        OptimizedMTAN(network, FACTORIES.get(args.format, Convolution)), size, tasks,
+        card.normal_axes, (card.mean, card.std))
+    try:
+        write(finished, args.out)
+    except ImportError as error:
+        raise ValueError(f'--format {args.format}: {error}') from error
+    print(f'{args.out}: image (1, {size[0]}, {size[1]}, 3) uint8 RGB -> '
+          f"{', '.join(finished.names())}")

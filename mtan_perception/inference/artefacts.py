@@ -1,0 +1,106 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled artefacts kept between starts: built once for each key, whole or not at all."""
+
+from collections.abc import Callable, Mapping
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+import shutil
+import tempfile
+import time
+
+from torch import Tensor
+
+_LOGGER = logging.getLogger(__name__)
+
+# Each holds the network's weights: keep the last few used.
+_MAX_ARTEFACTS = 8
+
+
+def artefact_folder() -> Path:
+    """Return $MTAN_CACHE, or mtan_perception in the user's cache folder."""
+    own = os.environ.get('MTAN_CACHE')
+    if own:
+        return Path(own)
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mtan_perception'
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Return a hash of tensors and their names."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(state.items()):
+        digest.update(f'{name} {tuple(tensor.shape)} {tensor.dtype}\n'.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def provide(name: str, key: Mapping[str, str], build: Callable[[Path], None]) -> Path:
+    """
+    Return a file that `build` made for this key, now or at an earlier start.
+
+    :param name: of the file.
+    :param key: all that the content depends on: weights, versions, device, size, tasks.
+    :param build: writes the file; it may take long, so a log line announces it.
+    :raises OSError: if the folder cannot be written.
+
+    A file of another key, or not the one that was written, is built anew, with a log line.
+    """
+    entry = artefact_folder() / hashlib.blake2b(
+        json.dumps([name, key], sort_keys=True).encode(), digest_size=12).hexdigest()
+    path = entry / name
+    fault = _fault(entry, name, key)
+    if fault is None:
+        _LOGGER.info('cache: %s', path)
+        os.utime(entry)
+        return path
+    if entry.exists():
+        _LOGGER.warning('cache: %s %s; building it anew', path, fault)
+    _LOGGER.info('building %s for %s ...', name, ', '.join(key.values()))
+    start = time.perf_counter()
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix='.building-'))
+    try:
+        build(temporary / name)
+        (temporary / 'key.json').write_text(json.dumps(
+            {'key': dict(key), 'sha256': _sha256(temporary / name)}))
+        shutil.rmtree(entry, ignore_errors=True)
+        os.replace(temporary, entry)
+    except OSError:
+        # Another process may have been faster, with the same content.
+        if _fault(entry, name, key) is not None:
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _LOGGER.info('built %s in %.1f s', path, time.perf_counter() - start)
+    _forget(entry.parent)
+    return path
+
+
+def _fault(entry: Path, name: str, key: Mapping[str, str]) -> str | None:
+    """Return what is wrong with a kept file, None if it is the one that was written."""
+    try:
+        note = json.loads((entry / 'key.json').read_text())
+        if note['key'] != dict(key):
+            return 'was written for something else'
+        return None if note['sha256'] == _sha256(entry / name) else 'is damaged'
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f'cannot be read ({type(error).__name__}: {error})'
+
+
+def _sha256(path: Path) -> str:
+    with open(path, 'rb') as file:
+        digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _forget(folder: Path) -> None:
+    """Remove what was not used for longest."""
+    entries = sorted((path for path in folder.iterdir() if not path.name.startswith('.')),
+                     key=lambda path: path.stat().st_mtime)
+    for entry in entries[:-_MAX_ARTEFACTS]:
+        shutil.rmtree(entry, ignore_errors=True)

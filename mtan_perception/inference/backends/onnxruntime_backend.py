@@ -1,0 +1,122 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime: on a CPU, or on CUDA through TensorRT where it is installed; an optional extra."""
+
+from collections.abc import Callable
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtan_perception import __version__
+from mtan_perception.inference.artefacts import artefact_folder, fingerprint, provide
+from mtan_perception.inference.errors import BackendError
+from mtan_perception.inference.export import export_onnx, FinishedNetwork
+from mtan_perception.inference.optimize import OptimizedMTAN
+from mtan_perception.network import MTANDeepLabv3
+
+_LOGGER = logging.getLogger(__name__)
+
+_DTYPES = {'fp32': torch.float32, 'fp16': torch.float16}
+_MAX_SESSIONS = 3  # each holds weights of its own
+
+
+class ONNXRuntimeBackend:
+    """
+    Run the network as an ONNX model for each size and set of tasks; the files are kept on disk.
+
+    :raises BackendError: without ONNX Runtime or a provider for the device, in bf16, and in fp16
+        on a CPU.
+    """
+
+    name = 'onnxruntime'
+
+    def __init__(self, load: Callable[[], MTANDeepLabv3], device: torch.device, precision: str,
+                 axes: str) -> None:
+        try:
+            import onnx  # noqa: F401 (the export needs it)
+            import onnxruntime
+        except ImportError as error:
+            raise BackendError(f'{error}; install them with: python3 -m pip install onnx '
+                               f'onnxruntime (for CUDA onnxruntime-gpu)') from error
+        if precision not in (_DTYPES if device.type == 'cuda' else ('fp32',)):
+            raise BackendError(f'it does not run in {precision} on {device}')
+        self._providers = _choose_providers(
+            onnxruntime.get_available_providers(), device, precision)
+        _LOGGER.info('onnxruntime: %s', ', '.join(name for name, _ in self._providers))
+        self.precision, self._axes, self._device = precision, axes, device
+        self._runtime = onnxruntime
+        self._network = OptimizedMTAN(load()).to(device, _DTYPES[precision])
+        self._weights = fingerprint(self._network.state_dict())
+        self._sessions: dict[tuple, Any] = {}
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+        """Return the finished images of the tasks."""
+        session = self._session(tuple(x.shape[-2:]), tasks)
+        parts = [self._run(session, image[None]) for image in x.contiguous()]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _run(self, session: Any, image: Tensor) -> dict[str, Tensor]:
+        names = [output.name for output in session.get_outputs()]
+        if self._device.type == 'cpu':
+            arrays = session.run(names, {'image': image.numpy()})
+            return dict(zip(names, map(torch.from_numpy, arrays), strict=True))
+        binding, index = session.io_binding(), self._device.index
+        torch.cuda.synchronize(self._device)  # the session has a stream of its own
+        binding.bind_input('image', 'cuda', index, np.float32, tuple(image.shape),
+                           image.data_ptr())
+        for name in names:
+            binding.bind_output(name, 'cuda', index)
+        session.run_with_iobinding(binding)
+        return {name: torch.from_dlpack(value) for name, value in
+                zip(names, binding.get_outputs(), strict=True)}
+
+    def _session(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
+        key = size, tasks
+        session = self._sessions.pop(key, None) or self._build(size, tasks)
+        self._sessions[key] = session  # the latest use comes last
+        while len(self._sessions) > _MAX_SESSIONS:
+            del self._sessions[next(iter(self._sessions))]
+        return session
+
+    def _build(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
+        network = FinishedNetwork(self._network, size, tasks, self._axes, None)
+        key = {'weights': self._weights, 'mtan_perception': __version__,
+               'torch': torch.__version__, 'onnxruntime': self._runtime.__version__,
+               'device': _describe(self._device), 'precision': self.precision,
+               'axes': self._axes, 'size': f'{size[0]}x{size[1]}', 'tasks': '+'.join(tasks)}
+        try:
+            path = provide('mtan.onnx', key, lambda path: export_onnx(network, path))
+            options = self._runtime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            # Spinning threads take the cores from everything else on the robot.
+            options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+            return self._runtime.InferenceSession(str(path), options, self._providers)
+        except Exception as error:  # the runtime's own errors have no common class
+            raise BackendError(f'onnxruntime cannot build the network: {error}') from error
+
+
+def _choose_providers(available: list[str], device: torch.device,
+                      precision: str) -> list[tuple[str, dict]]:
+    """Return the providers for the device, the fastest first, with their options."""
+    if device.type == 'cpu':
+        return [('CPUExecutionProvider', {})]
+    cache = str(Path(artefact_folder()) / 'tensorrt')
+    wanted = [
+        ('TensorrtExecutionProvider', {
+            'device_id': device.index, 'trt_engine_cache_enable': True,
+            'trt_engine_cache_path': cache, 'trt_fp16_enable': precision == 'fp16'}),
+        ('CUDAExecutionProvider', {'device_id': device.index})]
+    found = [(name, options) for name, options in wanted if name in available]
+    if not found:
+        raise BackendError(f'it has no provider for {device} (it has {", ".join(available)}); '
+                           'install onnxruntime-gpu in place of onnxruntime')
+    return found
+
+
+def _describe(device: torch.device) -> str:
+    return 'cpu' if device.type == 'cpu' else torch.cuda.get_device_name(device)

@@ -1,0 +1,84 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""OpenVINO: the fastest on a CPU (Intel's and AMD's x86, and Arm); an optional extra."""
+
+from collections.abc import Callable
+import logging
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtan_perception.inference.convolution import Convolution, cpu_convolution
+from mtan_perception.inference.errors import BackendError
+from mtan_perception.inference.optimize import OptimizedMTAN
+from mtan_perception.network import MTANDeepLabv3
+
+_LOGGER = logging.getLogger(__name__)
+
+_HINTS = {'fp32': 'f32', 'bf16': 'bf16'}
+
+# Each compiled model holds weights of its own: keep those of the last few sizes and sets of tasks.
+_MAX_MODELS = 3
+
+
+class OpenVINOBackend:
+    """
+    Run the optimised network and its post-processing as one OpenVINO model for a size and tasks.
+
+    :raises BackendError: without OpenVINO, on another device than the CPU, and in fp16.
+    """
+
+    name = 'openvino'
+
+    def __init__(self, load: Callable[[], MTANDeepLabv3], device: torch.device, precision: str,
+                 axes: str) -> None:
+        if device.type != 'cpu' or precision not in _HINTS:
+            raise BackendError(f'here it runs on the CPU in {" or ".join(_HINTS)}, '
+                               f'not on {device} in {precision}')
+        try:
+            import openvino
+        except ImportError as error:
+            raise BackendError(
+                f'{error}; install it with: python3 -m pip install openvino') from error
+        self.precision, self._axes = precision, axes
+        self._network = OptimizedMTAN(
+            load(), cpu_convolution if precision == 'fp32' else Convolution)
+        self._core = openvino.Core()
+        self._requests: dict[tuple, Any] = {}
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+        """Return the finished images of the tasks."""
+        request = self._request(tuple(x.shape[-2:]), tasks)
+        parts = []
+        for image in x.numpy():
+            results = request.infer({0: image[None]}, share_inputs=True)
+            parts.append({port.get_any_name(): torch.from_numpy(array)
+                          for port, array in results.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _request(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
+        key = size, tasks
+        request = self._requests.pop(key, None) or self._compile(size, tasks)
+        self._requests[key] = request  # the latest use comes last
+        while len(self._requests) > _MAX_MODELS:
+            del self._requests[next(iter(self._requests))]
+        return request
+
+    def _compile(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
+        from mtan_perception.inference.backends.openvino_graph import build_model
+        _LOGGER.info('openvino: building %s at %dx%d ...', ', '.join(tasks), *size)
+        start = time.perf_counter()
+        try:
+            model = build_model(self._network, size, tasks, self._axes)
+            # The default precision would be whatever the processor is fastest in.
+            compiled = self._core.compile_model(model, 'CPU', {
+                'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': _HINTS[self.precision],
+                'INFERENCE_NUM_THREADS': torch.get_num_threads()})
+            request = compiled.create_infer_request()
+        except RuntimeError as error:
+            raise BackendError(f'openvino cannot build the network: {error}') from error
+        _LOGGER.info('openvino: built in %.1f s', time.perf_counter() - start)
+        return request

@@ -1,0 +1,184 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The optimised network and its post-processing as an OpenVINO model.
+
+It is written in OpenVINO's operations, module by module, and shares the weights' memory: nothing
+is traced or converted, so that building takes no longer than the runtime's own compilation.
+"""
+
+import numpy as np
+import openvino
+from openvino import Node, opset1
+from openvino import opset13 as ops
+import torch
+from torch import nn, Tensor
+
+from mtan_perception.geometry import NORMAL_SIGNS
+from mtan_perception.inference.convolution import WinogradConvolution
+from mtan_perception.inference.optimize import OptimizedMTAN
+from mtan_perception.inference.postprocess import MIN_NORM
+from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
+
+
+def build_model(network: OptimizedMTAN, size: tuple[int, int], tasks: tuple[str, ...],
+                axes: str) -> openvino.Model:
+    """
+    Return a model from (1, 3, *size) to what mtan_perception.inference.postprocess.finish gives.
+
+    :param network: on the CPU, in float32. The model uses its memory: keep it alive.
+    """
+    x = ops.parameter((1, 3, *size), np.float32, name='image')
+    features = _maxpool(_convolve(network.stem, x), network.maxpool)
+    attended = None
+    for stage, (body, end) in enumerate(zip(network.bodies, network.ends, strict=True)):
+        for block in body:
+            features = _block(block, features)
+        u, features = features, _block(end, features)
+        masks = [network.masks[stage][name] for name in tasks]
+        if stage > 0:
+            attended = _encode(network.encoders[stage - 1], attended)
+        attended = [_attend(mask, u, features, None if attended is None else attended[index])
+                    for index, mask in enumerate(masks)]
+    outputs = {}
+    for name, part in zip(tasks, attended, strict=True):
+        outputs |= _finish(name, _upsample(_head(network.heads[name], part), size), axes)
+    results = []
+    for name, output in outputs.items():
+        output.output(0).set_names({name})
+        results.append(ops.result(output))
+    return openvino.Model(results, [x], 'mtan')
+
+
+def _constant(value: Tensor | np.ndarray) -> Node:
+    array = value.numpy() if isinstance(value, Tensor) else value
+    return ops.constant(np.ascontiguousarray(array), shared_memory=True)
+
+
+def _integers(*values: int) -> Node:
+    return ops.constant(np.array(values, np.int64))
+
+
+def _shape(x: Node) -> list[int]:
+    return list(x.output(0).get_shape())
+
+
+def _activate(y: Node, activation) -> Node:
+    if activation is torch.relu_:
+        return ops.relu(y)
+    return ops.sigmoid(y) if activation is torch.sigmoid_ else y
+
+
+def _convolve(module: nn.Module, x: Node, addend: Node | None = None) -> Node:
+    if isinstance(module, WinogradConvolution):
+        y = _winograd(module, x)
+    else:
+        pads = [module.padding] * 2
+        y = ops.convolution(x, _constant(module.weight), [module.stride] * 2, pads, pads,
+                            [module.dilation] * 2)
+    if module.bias is not None:
+        y = ops.add(y, _constant(module.bias.view(1, -1, 1, 1)))
+    return _activate(y if addend is None else ops.add(y, addend), module.activation)
+
+
+def _winograd(module: WinogradConvolution, x: Node) -> Node:
+    """Return weight * x by the steps of WinogradConvolution, for one image."""
+    _, channels, height, width = _shape(x)
+    d = module.dilation
+    rows, columns = (-(-length // (4 * d)) for length in (height, width))
+    pixels = ops.transpose(x, _integers(0, 2, 3, 1))
+    padded_width = (4 * columns + 2) * d
+    padded = ops.pad(pixels, _integers(0, d, d, 0), _integers(
+        0, (4 * rows + 1) * d - height, (4 * columns + 1) * d - width, 0), 'constant')
+    count = _shape(padded)[0]
+    # Whole pixels are gathered at once, each a row of its channels: the inputs (6, 6, tiles).
+    place = np.arange(count * (4 * rows + 2) * d * padded_width, dtype=np.int32)
+    place = place.reshape(count, (4 * rows + 2) * d, padded_width)
+    tiles = torch.from_numpy(place)
+    image, row, column = tiles.stride()
+    tiles = tiles.as_strided(
+        (6, 6, count, rows, d, columns, d),
+        (d * row, d * column, image, 4 * d * row, row, 4 * d * column, column))
+    flat = ops.reshape(padded, _integers(-1, channels), False)
+    tiles = ops.gather(flat, _constant(tiles.reshape(-1)), _integers(0))
+    tiles = ops.matmul(_constant(module.inputs),
+                       ops.reshape(tiles, _integers(36, -1), False), False, False)
+    products = ops.matmul(ops.reshape(tiles, _integers(36, -1, channels), False),
+                          _constant(module.weight), False, False)
+    y = ops.matmul(_constant(module.outputs),
+                   ops.reshape(products, _integers(36, -1), False), False, False)
+    # Where output (i, j) of each tile belongs: its pixel's place in y.
+    place = torch.arange(16 * count * rows * d * columns * d, dtype=torch.int32)
+    place = place.view(4, 4, count, rows, d, columns, d).permute(2, 3, 0, 4, 5, 1, 6)
+    place = place.reshape(count, 4 * d * rows, 4 * d * columns)[:, :height, :width]
+    out = module.weight.shape[2]
+    y = ops.gather(ops.reshape(y, _integers(-1, out), False), _constant(place.contiguous()),
+                   _integers(0))
+    return ops.transpose(y, _integers(0, 3, 1, 2))
+
+
+def _maxpool(x: Node, pool: nn.MaxPool2d) -> Node:
+    kernel, stride, padding = ([value] * 2 for value in
+                               (pool.kernel_size, pool.stride, pool.padding))
+    return opset1.max_pool(x, stride, padding, padding, kernel,
+                           'ceil' if pool.ceil_mode else 'floor')
+
+
+def _block(block: nn.Module, x: Node) -> Node:
+    y = x
+    for module in block.first:
+        y = _convolve(module, y)
+    shortcut = x if isinstance(block.shortcut, nn.Identity) else _convolve(block.shortcut, x)
+    return _convolve(block.last, y, shortcut)
+
+
+def _encode(encoder: nn.Sequential, attended: list[Node]) -> list[Node]:
+    block, pool = encoder
+    results = []
+    for x in attended:
+        y = _block(block, x)
+        results.append(y if isinstance(pool, nn.Identity) else _maxpool(y, pool))
+    return results
+
+
+def _attend(mask: nn.Module, u: Node, p: Node, encoded: Node | None) -> Node:
+    hidden = ops.add(ops.convolution(u, _constant(mask.weight), [1, 1], [0, 0], [0, 0], [1, 1]),
+                     _constant(mask.bias.view(1, -1, 1, 1)))
+    hidden = ops.relu(hidden) if encoded is None else _convolve(mask.encoded, encoded, hidden)
+    return ops.multiply(_convolve(mask.out, hidden), p)
+
+
+def _head(head: nn.Module, x: Node) -> Node:
+    y = None
+    for branch, projection in zip(head.branches, head.projections, strict=True):
+        y = _convolve(projection, _convolve(branch, x), y)
+    pooled = _convolve(head.pooled, _convolve(head.pooling, ops.reduce_mean(
+        x, _integers(2, 3), True)))
+    return _convolve(head.out, _convolve(head.convolution, ops.relu(ops.add(y, pooled))))
+
+
+def _upsample(logits: Node, size: tuple[int, int]) -> Node:
+    return ops.interpolate(logits, _integers(*size), 'linear_onnx', 'sizes',
+                           coordinate_transformation_mode='align_corners', axes=_integers(2, 3))
+
+
+def _finish(task: str, y: Node, axes: str) -> dict[str, Node]:
+    """Return the task's images by the names that finish gives them."""
+    one = ops.constant(np.float32(1))
+    if task == SEGMENTATION:
+        best = ops.reduce_max(y, _integers(1), True)
+        label = ops.topk(y, ops.constant(np.int32(1)), 1, 'max', 'none', 'i32').output(1)
+        total = ops.reduce_sum(ops.exp(ops.subtract(y, best)), _integers(1), False)
+        return {'label': ops.convert(ops.squeeze(label, _integers(1)), 'u8'),
+                'probability': ops.divide(one, total)}
+    if task == DEPTH:
+        return {'depth': ops.squeeze(y, _integers(1))}
+    if task == NORMAL:
+        signs = np.array(NORMAL_SIGNS[axes], np.float32)
+        y = ops.multiply(ops.transpose(y, _integers(0, 2, 3, 1)), ops.constant(signs))
+        length = ops.sqrt(ops.reduce_sum(ops.multiply(y, y), _integers(3), True))
+        pointing = ops.logical_and(ops.greater(length, ops.constant(np.float32(MIN_NORM))),
+                                   ops.less(length, ops.constant(np.float32(np.inf))))
+        backward = ops.constant(np.array([0, 0, -1], np.float32))
+        return {'normal': ops.select(pointing, ops.divide(y, length), backward)}
+    raise ValueError(f'tasks: {task!r} has no images')

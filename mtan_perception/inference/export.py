@@ -1,0 +1,139 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The optimised network and its post-processing as a file for another runtime.
+
+A file holds one size and one set of tasks. Its input `image` is (1, H, W, 3) uint8 RGB, and its
+outputs are those of mtan_perception.inference.postprocess.finish: `label`, `probability`,
+`depth` and `normal`.
+"""
+
+from collections.abc import Callable, Sequence
+import os
+from pathlib import Path
+import shutil
+import tempfile
+import warnings
+
+import torch
+from torch import nn, Tensor
+
+from mtan_perception.inference.convolution import cpu_convolution
+from mtan_perception.inference.optimize import OptimizedMTAN
+from mtan_perception.inference.postprocess import finish
+
+ONNX_OPSET = 17
+
+
+class FinishedNetwork(nn.Module):
+    """
+    The network for one size and one set of tasks, its images finished, as a tuple.
+
+    :param scaling: mean and std for RGB in 0..1, where the input is uint8 (1, H, W, 3); None
+        where it is the normalised (N, 3, H, W) float.
+    """
+
+    def __init__(self, network: OptimizedMTAN, size: tuple[int, int], tasks: Sequence[str],
+                 axes: str, scaling: tuple[Sequence[float], Sequence[float]] | None) -> None:
+        super().__init__()
+        self.network = network
+        self.size, self.tasks, self.axes = tuple(size), tuple(tasks), axes
+        self.scaled = scaling is not None
+        for name, values in zip(('mean', 'std'), scaling or ((), ()), strict=True):
+            self.register_buffer(name, 255 * torch.tensor(values).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the images in the order of `names`."""
+        return tuple(self._finished(x).values())
+
+    def _finished(self, x: Tensor) -> dict[str, Tensor]:
+        if self.scaled:
+            x = (x.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        dtype = self.network.stem.weight.dtype
+        return finish(self.network.logits(x.to(dtype), self.tasks), self.size, self.axes)
+
+    def example(self) -> Tensor:
+        """Return an input."""
+        device = self.network.stem.weight.device
+        if self.scaled:
+            return torch.zeros(1, *self.size, 3, dtype=torch.uint8, device=device)
+        return torch.zeros(1, 3, *self.size, device=device)
+
+    @torch.no_grad()
+    def names(self) -> list[str]:
+        """Return the names of the outputs."""
+        return list(self._finished(self.example()))
+
+
+def export_torchscript(network: FinishedNetwork, path: Path) -> None:
+    """Write what torch.jit.load reads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of tracing: each size that is read is meant as constant
+        network.names()  # merges the masks before they are traced
+        traced = torch.jit.trace(network, network.example(), check_trace=False)
+    _write(path, lambda temporary: traced.save(str(temporary)))
+
+
+def export_onnx(network: FinishedNetwork, path: Path) -> None:
+    """
+    Write an ONNX file of opset 17.
+
+    :raises ImportError: without the onnx package.
+    """
+    _need('onnx')
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('ignore')
+        names = network.names()
+        _write(path, lambda temporary: torch.onnx.export(
+            network, (network.example(),), str(temporary), input_names=['image'],
+            output_names=names, opset_version=ONNX_OPSET, dynamo=False))
+
+
+def export_openvino(network: FinishedNetwork, path: Path) -> None:
+    """
+    Write OpenVINO's two files, `path` (.xml) and, first, its weights (.bin), in float32.
+
+    :raises ImportError: without the openvino package.
+    """
+    _need('openvino')
+    import openvino
+    from openvino.preprocess import PrePostProcessor
+
+    from mtan_perception.inference.backends.openvino_graph import build_model
+    model = build_model(network.network, network.size, network.tasks, network.axes)
+    steps = PrePostProcessor(model)
+    steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout('NHWC'))
+    steps.input().model().set_layout(openvino.Layout('NCHW'))
+    steps.input().preprocess().convert_element_type(openvino.Type.f32).mean(
+        network.mean.flatten().tolist()).scale(network.std.flatten().tolist())
+    model = steps.build()
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
+        temporary = Path(folder) / 'model.xml'
+        openvino.save_model(model, temporary, compress_to_fp16=False)
+        shutil.move(temporary.with_suffix('.bin'), path.with_suffix('.bin'))
+        os.replace(temporary, path)
+
+
+def _need(package: str) -> None:
+    try:
+        __import__(package)
+    except ImportError as error:
+        raise ImportError(f'{error}; install it with: python3 -m pip install {package}'
+                          ) from error
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path` and put it there whole."""
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        temporary.touch()  # a folder that cannot be written is an OSError, whoever writes
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+EXPORTERS = {'onnx': (export_onnx, '.onnx'), 'openvino': (export_openvino, '.xml'),
+             'torchscript': (export_torchscript, '.pt')}
+# OpenVINO's graph knows the Winograd convolutions; the others take what every runtime knows.
+FACTORIES = {'openvino': cpu_convolution}

@@ -1,0 +1,88 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""``mtan export``: the file, run in its own runtime, gives what the engine gives."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mtan_perception.cli.main import main
+from mtan_perception.inference import Engine
+
+SIZE = (48, 64)
+
+
+def run_onnx(path, image):
+    session = pytest.importorskip('onnxruntime').InferenceSession(
+        str(path), providers=['CPUExecutionProvider'])
+    return session.run(['label', 'probability', 'depth', 'normal'], {'image': image})
+
+
+def run_openvino(path, image):
+    core = pytest.importorskip('openvino').Core()
+    model = core.compile_model(str(path), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    results = model({'image': image})
+    return [results[name] for name in ('label', 'probability', 'depth', 'normal')]
+
+
+def run_torchscript(path, image):
+    with torch.no_grad():
+        return [part.numpy() for part in torch.jit.load(str(path))(torch.from_numpy(image))]
+
+
+@pytest.mark.parametrize('form, name, execute, packages', [
+    ('onnx', 'm.onnx', run_onnx, ('onnx', 'onnxruntime')),
+    ('openvino', 'm.xml', run_openvino, ('openvino',)),
+    ('torchscript', 'm.pt', run_torchscript, ()),
+])
+def test_the_file_gives_what_the_engine_gives(tmp_path, capsys, form, name, execute, packages):
+    """Raw pixels in, finished images out, by their names."""
+    for package in packages:
+        pytest.importorskip(package)
+    path = tmp_path / name
+    assert main(['export', '--weights', 'random', '--format', form, '--out', str(path),
+                 '--input-size', '48x64']) == 0
+    assert 'image (1, 48, 64, 3) uint8 RGB -> label, probability, depth, normal' in \
+        capsys.readouterr().out
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith('.')]
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    label, probability, depth, normal = (part[0] for part in execute(path, image[None]))
+    engine = Engine('random', 'cpu', input_size=SIZE, backend='torch')
+    expected = engine.infer(image)
+    assert label.dtype == np.uint8 and (label == expected.label).mean() > 0.999
+    assert np.abs(255 * probability - expected.confidence).max() < 0.51
+    assert np.nanmax(np.abs(depth - expected.depth)) < 1e-3  # the file knows no range: no NaN
+    assert np.abs(normal - expected.normal).max() < 1e-3
+
+
+def test_the_wanted_tasks_alone(tmp_path, capsys):
+    path = tmp_path / 'depth.pt'
+    assert main(['export', '--weights', 'random', '--format', 'torchscript', '--out', str(path),
+                 '--input-size', '32x32', '--tasks', 'depth']) == 0
+    assert capsys.readouterr().out.strip().endswith('-> depth')
+    depth, = run_torchscript(path, np.zeros((1, 32, 32, 3), np.uint8))
+    assert depth.shape == (1, 32, 32) and depth.dtype == np.float32
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--format', 'onnx', '--out', 'm.pt'], 'a file of onnx ends in .onnx'),
+    (['--format', 'torchscript', '--out', 'm.pt', '--input-size', '100x128'],
+     '100x128; give multiples of 16'),
+    (['--format', 'torchscript', '--out', 'm.pt', '--tasks', 'edges'], "unknown 'edges'"),
+    (['--format', 'torchscript', '--out', '/nowhere/m.pt', '--input-size', '32x32'], '/nowhere'),
+])
+def test_what_cannot_be_exported(arguments, words, capsys, tmp_path, monkeypatch):
+    """One line names the option and the remedy; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    assert main(['export', '--weights', 'random', *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_runtime_names_the_remedy(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    assert main(['export', '--weights', 'random', '--format', 'openvino',
+                 '--out', str(tmp_path / 'm.xml'), '--input-size', '32x32']) == 2
+    assert 'pip install openvino' in capsys.readouterr().err

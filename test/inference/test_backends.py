@@ -1,0 +1,209 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The backends: each gives what the plain network gives; which one is taken, and what is said."""
+
+import logging
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mtan_perception.checkpoint import load_network
+from mtan_perception.inference import Engine, EngineError
+from mtan_perception.inference.backends import build_backend
+from mtan_perception.inference.postprocess import classify, finish, point_normals
+
+SIZE = (48, 72)
+CPU = torch.device('cpu')
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+
+
+def load():
+    return load_network('random')[0]
+
+
+def expected(x, tasks=None):
+    """Return what finish makes of the plain network's logits, by way of its activated maps."""
+    with torch.no_grad():
+        maps = load()(x, tasks=tasks)
+    images = {}
+    if 'segmentation' in maps:
+        images['label'], images['probability'] = classify(maps['segmentation'])
+    if 'depth' in maps:
+        images['depth'] = maps['depth'][:, 0]
+    if 'normal' in maps:
+        images['normal'] = point_normals(maps['normal'], 'optical')
+    return images
+
+
+def assert_agrees(found, wanted, tolerance=1e-4):
+    assert list(found) == list(wanted)
+    for name, image in wanted.items():
+        other = found[name].cpu()
+        assert (other.dtype, other.shape) == (image.dtype, image.shape), name
+        if name == 'label':
+            assert (other == image).float().mean() > 0.999
+        else:
+            assert (other - image).abs().max() < tolerance, name
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('MTAN_CACHE', str(tmp_path / 'cache'))
+
+
+@pytest.mark.parametrize('name, packages', [
+    ('torch', []), ('openvino', ['openvino']), ('onnxruntime', ['onnx', 'onnxruntime'])])
+def test_a_backend_agrees_with_the_network(name, packages):
+    """All tasks, one, a batch and another size: what was built is not mistaken for another."""
+    for package in packages:
+        pytest.importorskip(package)
+    backend = build_backend(name, load, CPU, 'fp32', 'optical')
+    assert (backend.name, backend.precision) == (name, 'fp32')
+    x = torch.randn(2, 3, *SIZE)
+    everything = 'segmentation', 'depth', 'normal'
+    assert_agrees(backend(x[:1], everything), expected(x[:1]))
+    assert_agrees(backend(x, ('normal',)), expected(x, ['normal']))
+    assert_agrees(backend(x[:1, :, :32, :40], ('depth',)), expected(x[:1, :, :32, :40], ['depth']))
+    assert_agrees(backend(x[1:], everything), expected(x[1:]))
+
+
+@pytest.mark.parametrize('name, packages', [
+    ('torch', []), ('openvino', ['openvino']), ('onnxruntime', ['onnx', 'onnxruntime'])])
+def test_finished_normals_without_direction(name, packages):
+    """A head that gives zero: the normal points at the camera, whatever the runtime."""
+    for package in packages:
+        pytest.importorskip(package)
+
+    def load_silent():
+        network = load()
+        torch.nn.init.zeros_(network.decoders['normal'][-1].weight)
+        torch.nn.init.zeros_(network.decoders['normal'][-1].bias)
+        return network
+    backend = build_backend(name, load_silent, CPU, 'fp32', 'optical')
+    normal = backend(torch.randn(1, 3, 32, 32), ('normal',))['normal']
+    assert (normal == torch.tensor([0.0, 0.0, -1.0])).all()
+
+
+def test_bf16_in_openvino():
+    """Half the bits, nearly the same classes."""
+    pytest.importorskip('openvino')
+    backend = build_backend('openvino', load, CPU, 'bf16', 'optical')
+    x = torch.randn(1, 3, *SIZE)
+    found, wanted = backend(x, ('segmentation', 'depth')), expected(x, ['segmentation', 'depth'])
+    assert (found['label'] == wanted['label']).float().mean() > 0.9
+    assert (found['depth'] - wanted['depth']).abs().mean() < 0.05
+
+
+def test_auto_takes_openvino_on_a_cpu_and_says_so(caplog):
+    """One line names the runtime, the device, the precision and the reason."""
+    pytest.importorskip('openvino')
+    with caplog.at_level(logging.INFO):
+        engine = Engine('random', 'cpu', input_size=SIZE)
+        engine.warm_up()
+    assert engine.backend == 'openvino'
+    assert 'backend: openvino on cpu in fp32, the fastest that can run here' in caplog.text
+    assert 'openvino: building segmentation, depth, normal at 48x' in caplog.text
+
+
+def test_auto_without_openvino_is_torch(monkeypatch, caplog):
+    """What is not installed is told, but is no warning: nothing was asked for."""
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    with caplog.at_level(logging.INFO):
+        assert build_backend('auto', load, CPU, 'fp32', 'optical').name == 'torch'
+    assert 'openvino cannot be used: ' in caplog.text
+    assert 'pip install openvino' in caplog.text
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+@pytest.mark.parametrize('name, package', [('openvino', 'openvino'),
+                                           ('onnxruntime', 'onnxruntime')])
+def test_an_asked_for_runtime_that_is_missing(name, package, monkeypatch, caplog):
+    """A warning gives the line to install it; torch takes its place."""
+    monkeypatch.setitem(sys.modules, package, None)
+    with caplog.at_level(logging.INFO):
+        assert build_backend(name, load, CPU, 'fp32', 'optical').name == 'torch'
+    warnings = [record.getMessage() for record in caplog.records
+                if record.levelno == logging.WARNING]
+    assert len(warnings) == 1 and 'pip install' in warnings[0] and package in warnings[0]
+    assert f'backend: torch on cpu in fp32, in place of {name}' in caplog.text
+
+
+def test_onnxruntime_does_not_pretend_to_do_bf16(caplog):
+    pytest.importorskip('onnxruntime')
+    assert build_backend('onnxruntime', load, CPU, 'bf16', 'optical').name == 'torch'
+    assert 'onnxruntime cannot be used: it does not run in bf16 on cpu' in caplog.text
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(EngineError, match="'abacus' is not known; choose 'auto', 'torch', "):
+        build_backend('abacus', load, CPU, 'fp32', 'optical')
+
+
+def test_weights_out_of_range_are_run_in_fp32(caplog):
+    """A weight of 1e39 would be infinite in bf16 as in fp16 a weight of 1e5."""
+    from mtan_perception.inference.backends.torch_backend import TorchBackend
+
+    def load_large():
+        network = load()
+        network.trunk.conv1.weight.data[0, 0, 0, 0] = 1e5
+        network.trunk.bn1.weight.data[0] = 1e3
+        return network
+    backend = TorchBackend(load_large, CPU, 'fp16', 'optical')
+    assert backend.precision == 'fp32' and 'is out of the range of fp16' in caplog.text
+    assert TorchBackend(load, CPU, 'bf16', 'optical').precision == 'bf16'
+
+
+def test_torch_runs_in_bf16():
+    backend = build_backend('torch', load, CPU, 'bf16', 'optical')
+    x = torch.randn(1, 3, *SIZE)
+    assert backend(x, ('depth',))['depth'].dtype == torch.float32
+    logits = backend._network.logits(
+        x.bfloat16().contiguous(memory_format=torch.channels_last), ['depth'])
+    assert logits['depth'].dtype == torch.bfloat16
+    assert torch.equal(finish(logits, SIZE, 'optical')['depth'], backend(x, ('depth',))['depth'])
+
+
+def test_the_onnx_file_is_kept_and_a_broken_one_replaced(tmp_path, caplog):
+    """The second start builds nothing; damage is found before the runtime reads it."""
+    pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    x = torch.randn(1, 3, 32, 32)
+
+    def depth():
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            return build_backend('onnxruntime', load, CPU, 'fp32', 'optical')(
+                x, ('depth',))['depth'].numpy().copy()
+    first = depth()
+    assert 'building mtan.onnx for ' in caplog.text and '32x32' in caplog.text
+    assert np.array_equal(depth(), first)
+    assert 'building' not in caplog.text
+    path, = (tmp_path / 'cache').glob('*/mtan.onnx')
+    path.write_bytes(path.read_bytes()[:-1])
+    assert np.array_equal(depth(), first)
+    assert 'is damaged; building it anew' in caplog.text
+
+
+@needs_cuda
+@pytest.mark.parametrize('precision, tolerance', [('fp32', 1e-2), ('fp16', 0.05), ('bf16', 0.3)])
+def test_cuda_graphs_replay_with_new_images(precision, tolerance):
+    """Each replay takes its own input; a second set of tasks has a graph of its own."""
+    backend = build_backend('torch', load, torch.device('cuda:0'), precision, 'optical')
+    for seed in (0, 1):
+        x = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
+        found = backend(x.cuda(), ('depth',))['depth'].cpu()
+        assert (found - expected(x, ['depth'])['depth']).abs().max() < tolerance
+    assert list(backend(x.cuda(), ('normal',))) == ['normal'] and len(backend._graphs) == 2
+
+
+@needs_cuda
+def test_onnxruntime_on_cuda():
+    runtime = pytest.importorskip('onnxruntime')
+    if 'CUDAExecutionProvider' not in runtime.get_available_providers():
+        pytest.skip('needs onnxruntime-gpu')
+    backend = build_backend('onnxruntime', load, torch.device('cuda:0'), 'fp32', 'optical')
+    x = torch.randn(1, 3, *SIZE)
+    found = {name: image.cpu() for name, image in backend(x.cuda(), ('depth',)).items()}
+    assert_agrees(found, expected(x, ['depth']), 1e-2)
