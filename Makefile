@@ -40,7 +40,7 @@ PIP := $(BIN)/python -m pip --no-input $(shell [ -t 2 ] || echo --quiet)
 # the signals that make passes on.
 foreground = if [ -t 0 ]; then set -m; $(1); else exec $(1); fi
 
-.PHONY: help setup demo test lint build clean
+.PHONY: help setup demo test lint bench build clean
 
 help: ## Show this list
 	@echo 'Targets:'
@@ -64,6 +64,10 @@ test: $(STAMP) ## Run every test (ARGS='-k name' for some)
 lint: $(STAMP) ## Run ruff, the ament linters and the import rules
 	@$(BIN)/ruff check
 	@$(BIN)/python -m pytest -q test/test_lint.py test/test_imports.py
+
+bench: $(STAMP) ## Measure speed, memory and agreement with the original (ARGS=--quick, JSON=file)
+	@$(call foreground,$(BIN)/python -m mtan_perception.cli benchmark \
+	  $(if $(JSON),--json '$(JSON)') $(ARGS))
 
 build: $(STAMP) ## Build with colcon into build/ and install/
 	@$(BIN)/python -m colcon build --base-paths . --packages-select mtan_perception $(ARGS)

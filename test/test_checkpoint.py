@@ -9,7 +9,6 @@ import os
 import re
 
 import pytest
-from reference_mtan import ReferenceMTAN
 from safetensors.torch import save_file
 import torch
 
@@ -25,6 +24,7 @@ from mtan_perception.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from mtan_perception.inference.benchmark.original import ReferenceMTAN
 from mtan_perception.labels import CITYSCAPES_19, NYUV2_13
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.tasks import NYUV2_TASKS

@@ -39,8 +39,8 @@ LIBRARIES = {
     'charts': {'numpy', 'cv2'},
     'cli': USUAL | {'cv2', 'yaml'},
 }
-# Modules that only their backend imports, once it has found the library.
-MODULE_LIBRARIES = {'openvino_graph': {'openvino'}}
+# Modules that are imported only where the library is there: by the backend, by the benchmark.
+MODULE_LIBRARIES = {'openvino_graph': {'openvino'}, 'original': {'torchvision'}}
 
 
 class Import(NamedTuple):

@@ -13,6 +13,7 @@ import sys
 
 from mtan_perception import __version__
 from mtan_perception.cli import (
+    benchmark,
     evaluate,
     export_model,
     import_checkpoint,
@@ -24,7 +25,8 @@ from mtan_perception.cli import (
 )
 from mtan_perception.threads import share_cores
 
-COMMANDS = (evaluate, export_model, import_checkpoint, info, predict, prepare, render, train)
+COMMANDS = (
+    benchmark, evaluate, export_model, import_checkpoint, info, predict, prepare, render, train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from reference_mtan import ReferenceMTAN
 import torch
 
 from mtan_perception.checkpoint import load_network, read_card, save_checkpoint
 from mtan_perception.cli.main import main
+from mtan_perception.inference.benchmark.original import ReferenceMTAN
 from mtan_perception.labels import NYUV2_13
 
 

@@ -3,10 +3,10 @@
 """The task head against torchvision's, and training on a single image."""
 
 import pytest
-from reference_mtan import randomise_batch_norm
 import torch
 from torchvision.models.segmentation import deeplabv3
 
+from mtan_perception.inference.benchmark.original import randomise_batch_norm
 from mtan_perception.network.deeplab_head import DeepLabHead, SingleValueBatchNorm2d
 
 

@@ -3,12 +3,12 @@
 """The trunk against torchvision's ResNet, and its ImageNet weights."""
 
 import pytest
-from reference_mtan import randomise_batch_norm
 from safetensors.torch import save_file
 import torch
 from torch import nn
 import torchvision.models
 
+from mtan_perception.inference.benchmark.original import randomise_batch_norm
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.network.dilated_resnet import DilatedResNet, load_pretrained
 

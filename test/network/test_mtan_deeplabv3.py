@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from reference_mtan import randomise_batch_norm, ReferenceMTAN
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtan_perception.checkpoint import import_reference
+from mtan_perception.inference.benchmark.original import randomise_batch_norm, ReferenceMTAN
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.network.mtan_deeplabv3 import unit_vectors
 

@@ -4,7 +4,6 @@
 
 from dataclasses import replace
 
-from reference_mtan import attention, bottleneck, ReferenceMTAN
 import torch
 from torch import nn
 from torch.nn import functional
@@ -13,6 +12,7 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from train_in_memory import LOSSES
 
 from mtan_perception.checkpoint import import_reference
+from mtan_perception.inference.benchmark.original import attention, bottleneck, ReferenceMTAN
 from mtan_perception.synthetic import render
 from mtan_perception.tasks import NYUV2_TASKS
 from mtan_perception.training.config import TrainConfig

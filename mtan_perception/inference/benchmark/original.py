@@ -1,27 +1,31 @@
 # Copyright 2026 The mtan_perception authors
 # SPDX-License-Identifier: Apache-2.0
 """
-The oracle: MTAN on DeepLabv3 written straight from the equations, for tests and benchmarks.
+MTAN on DeepLabv3 written straight from the equations: what is measured and tested against.
 
 Every step of the paper (CVPR 2019, section 3.2) stands where the data passes it, built from
 torchvision's blocks, under the tensor names of the published checkpoints. It keeps the original's
 limits: sizes are multiples of 8, and a zero normal becomes NaN.
 """
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import nn, Tensor
 from torch.nn import functional
 from torchvision.models.resnet import Bottleneck, resnet50
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 
-def attention(in_channels, hidden, channels):
+def attention(in_channels: int, hidden: int, channels: int) -> nn.Sequential:
+    """Return h(g(.)) of equation 2."""
     return nn.Sequential(
         nn.Conv2d(in_channels, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU(),
         nn.Conv2d(hidden, channels, 1), nn.BatchNorm2d(channels), nn.Sigmoid())
 
 
-def bottleneck(in_channels, channels):
+def bottleneck(in_channels: int, channels: int) -> Bottleneck:
+    """Return f of equation 2."""
     shortcut = nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=False),
                              nn.BatchNorm2d(channels))
     return Bottleneck(in_channels, channels // 4, downsample=shortcut)
@@ -30,7 +34,7 @@ def bottleneck(in_channels, channels):
 class ReferenceMTAN(nn.Module):
     """(N, 3, H, W) -> {task: (N, channels, H, W)}, always all tasks."""
 
-    def __init__(self, tasks):
+    def __init__(self, tasks: Mapping[str, int]) -> None:
         super().__init__()
         self.tasks = dict(tasks)
         trunk = resnet50(replace_stride_with_dilation=[False, True, True])
@@ -40,7 +44,7 @@ class ReferenceMTAN(nn.Module):
         self.shared_layer3_b, self.shared_layer3_t = trunk.layer3[:-1], trunk.layer3[-1]
         self.shared_layer4_b, self.shared_layer4_t = trunk.layer4[:-1], trunk.layer4[-1]
 
-        def for_each_task(*channels):
+        def for_each_task(*channels: int) -> nn.ModuleList:
             return nn.ModuleList([attention(*channels) for _ in self.tasks])
 
         self.encoder_att_1 = for_each_task(256, 64, 256)
@@ -54,7 +58,8 @@ class ReferenceMTAN(nn.Module):
         self.decoders = nn.ModuleList([
             DeepLabHead(2048, channels, (12, 24, 36)) for channels in self.tasks.values()])
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the maps of all tasks."""
         size = x.shape[-2:]
         u_1_b = self.shared_layer1_b(self.shared_conv(x))
         u_1_t = self.shared_layer1_t(u_1_b)
@@ -84,7 +89,7 @@ class ReferenceMTAN(nn.Module):
         return result
 
 
-def randomise_batch_norm(network, seed=0):
+def randomise_batch_norm(network: nn.Module, seed: int = 0) -> nn.Module:
     """Give each BatchNorm statistics and an affine map as if it had been trained."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():

@@ -1,0 +1,271 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Measure the contenders side by side: interleaved, so that all see the same machine."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+import hashlib
+import json
+import os
+from pathlib import Path
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtan_perception import __version__
+from mtan_perception.checkpoint import import_reference, ModelCard, save_checkpoint
+from mtan_perception.inference.benchmark.contenders import ORIGINAL_WEIGHTS, OUR_WEIGHTS
+from mtan_perception.inference.benchmark.original import randomise_batch_norm, ReferenceMTAN
+from mtan_perception.inference.optimize import OptimizedMTAN
+from mtan_perception.network import MTANDeepLabv3
+from mtan_perception.tasks import NYUV2_TASKS
+
+BASELINE = 'original/eager'
+_ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclass
+class Measurement:
+    """One contender at one size and set of tasks; `problem` says why there are no figures."""
+
+    contender: str
+    size: tuple[int, int]
+    tasks: tuple[str, ...]
+    seconds: list[float] = field(default_factory=list)
+    prepared: float | None = None
+    """Seconds from the weights to the first result."""
+    memory: float | None = None
+    """Peak MiB of its process (of the device, on a GPU), where this was the first it did."""
+    agreement: dict[str, float] = field(default_factory=dict)
+    """With the original in eager fp32: see `compare`."""
+    problem: str | None = None
+
+    @property
+    def median(self) -> float:
+        """Median seconds."""
+        return statistics.median(self.seconds)
+
+
+class _Process:
+    """A contender's process."""
+
+    def __init__(self, name: str, folder: Path, device: str, precision: str) -> None:
+        environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(
+            filter(None, [str(_ROOT), os.environ.get('PYTHONPATH')])),
+            'MTAN_CACHE': str(folder / 'cache')}
+        self._log = open(folder / f"{name.replace('/', '-')}.log", 'w')
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', 'mtan_perception.inference.benchmark.worker', name,
+             str(folder), device, precision], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._log, text=True, env=environment)
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Return the method's result; RuntimeError with what went wrong in it."""
+        try:
+            print(json.dumps([method, arguments]), file=self._process.stdin, flush=True)
+            answer = json.loads(self._process.stdout.readline())
+        except (OSError, ValueError):
+            raise RuntimeError(f'its process ended with exit code {self._process.wait()}'
+                               ) from None
+        if 'error' in answer:
+            raise RuntimeError(answer['error'])
+        return answer['result']
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+        self._log.close()
+
+
+def write_weights(folder: Path) -> None:
+    """Write one set of random weights, as if trained, for the original and for ours."""
+    torch.manual_seed(0)
+    network = randomise_batch_norm(ReferenceMTAN(NYUV2_TASKS))
+    torch.save(network.state_dict(), folder / ORIGINAL_WEIGHTS)
+    del network
+    state = import_reference(folder / ORIGINAL_WEIGHTS, NYUV2_TASKS)
+    save_checkpoint(folder / OUR_WEIGHTS, state, ModelCard(NYUV2_TASKS))
+
+
+def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: Sequence[str],
+            processes: dict[str, Any], rounds: int, device: str, precision: str,
+            say: Callable[[str], None]) -> list[Measurement]:
+    """
+    Return a measurement of each contender, interleaved, round by round.
+
+    :param folder: with the weights; files of the run are left in it.
+    :param image: the network's input (1, 3, H, W) float32.
+    :param processes: those of the contenders, by name; filled as needed, kept between calls.
+    :param say: is told what is being prepared.
+    """
+    size = tuple(image.shape[2:])
+    np.save(folder / 'image.npy', image)
+    results, fresh = [], set(contenders) - set(processes)
+    for name in contenders:
+        result = Measurement(name, size, tuple(tasks))
+        results.append(result)
+        say(f"{name}: preparing {', '.join(tasks)} at {size[0]}x{size[1]} ...")
+        if name not in processes:
+            processes[name] = _Process(name, folder, device, precision)
+        try:
+            result.prepared = processes[name].ask('prepare', 'image.npy', list(tasks))
+            processes[name].ask('save', f"{name.replace('/', '-')}.npz")
+        except RuntimeError as error:
+            result.problem = str(error)
+            say(f'{name}: {error}')
+    running = [result for result in results if result.problem is None]
+    for number in range(rounds):
+        say(f'round {number + 1} of {rounds}')
+        for result in running:
+            result.seconds.append(processes[result.contender].ask('measure'))
+    for result in running:
+        if result.contender in fresh:
+            result.memory = processes[result.contender].ask('memory')
+    baseline = folder / f"{BASELINE.replace('/', '-')}.npz"
+    for result in running:
+        if baseline.exists() and result.contender != BASELINE:
+            with np.load(baseline) as theirs, \
+                    np.load(folder / f"{result.contender.replace('/', '-')}.npz") as ours:
+                if theirs[next(iter(theirs))].shape[1:3] == size:
+                    result.agreement = compare(ours, theirs)
+    return results
+
+
+def compare(ours: Any, theirs: Any) -> dict[str, float]:
+    """
+    Return how far two results agree, for the tasks of ours.
+
+    'label': share of equal classes; 'depth': mean relative error; 'normal': mean angle in
+    degrees.
+    """
+    agreement = {}
+    if 'label' in ours:
+        agreement['label'] = float((ours['label'] == theirs['label']).mean())
+    if 'depth' in ours:
+        scale = np.maximum(np.abs(theirs['depth']), 1e-3)
+        agreement['depth'] = float((np.abs(ours['depth'] - theirs['depth']) / scale).mean())
+    if 'normal' in ours:
+        # By the chord: near 1 the arc cosine of a float32 product is mostly rounding.
+        chord = np.linalg.norm(ours['normal'] - theirs['normal'].astype(np.float64), axis=3)
+        agreement['normal'] = float(np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1))).mean())
+    return agreement
+
+
+def close(processes: dict[str, Any]) -> None:
+    """End the contenders' processes."""
+    for process in processes.values():
+        process.close()
+    processes.clear()
+
+
+def arithmetic(size: tuple[int, int], tasks: Sequence[str]) -> tuple[float, float]:
+    """Return FLOPs of the optimised network, and bytes of its weights in fp16."""
+    from torch.utils.flop_counter import FlopCounterMode
+    with torch.device('meta'):
+        network = OptimizedMTAN(MTANDeepLabv3(NYUV2_TASKS).eval())
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network.logits(torch.zeros(1, 3, *size), tasks)
+    count = sum(tensor.numel() for tensor in network.state_dict().values())
+    return float(counter.get_total_flops()), 2.0 * count
+
+
+def floors(device: str, size: tuple[int, int], tasks: Sequence[str]) -> dict[str, float]:
+    """Return the least seconds a GPU needs, by its measured fp16 matrix and copy rates."""
+    a = torch.randn(8192, 8192, device=device, dtype=torch.float16)
+    big = torch.empty(2 ** 28, device=device, dtype=torch.uint8)
+    products = _fastest(lambda: a @ a, device)
+    copies = _fastest(lambda: big.clone(), device)
+    flops, weights = arithmetic(size, tasks)
+    return {'matmul_flops_per_second': 2 * 8192 ** 3 / products,
+            'copy_bytes_per_second': 2 * big.numel() / copies,
+            'arithmetic_seconds': flops * products / (2 * 8192 ** 3),
+            'copy_seconds': weights * copies / (2 * big.numel())}
+
+
+def _fastest(run: Callable[[], Any], device: str) -> float:
+    seconds = []
+    for _ in range(20):
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def table(results: Sequence[Measurement]) -> str:
+    """Return the results as text, in groups of one size and set of tasks."""
+    lines, group = [], None
+    for result in results:
+        if (result.size, result.tasks) != group:
+            group = result.size, result.tasks
+            baseline = next((other.median for other in results if other.contender == BASELINE
+                             and other.size == result.size and other.seconds), None)
+            lines += ['', f"{result.size[0]}x{result.size[1]}, {', '.join(result.tasks)}",
+                      f"{'':24} {'median':>9} {'min..max':>17} {'original/':>9} {'first':>7} "
+                      f"{'memory':>8} {'equal':>9} {'depth':>8} {'normal':>8}",
+                      f"{'':24} {'ms':>9} {'ms':>17} {'this':>9} {'s':>7} "
+                      f"{'MiB':>8} {'classes %':>9} {'rel.':>8} {'deg':>8}"]
+        lines.append(_row(result, baseline))
+    return '\n'.join(lines).lstrip('\n')
+
+
+def _row(result: Measurement, baseline: float | None) -> str:
+    if result.problem is not None:
+        return f'{result.contender:24} {result.problem}'
+    spread = f'{1000 * min(result.seconds):.1f}..{1000 * max(result.seconds):.1f}'
+    ratio = f'{baseline / result.median:.2f}' if baseline else '-'
+    text = (f'{result.contender:24} {1000 * result.median:9.1f} {spread:>17} {ratio:>9} '
+            f'{result.prepared:7.1f} '
+            + (f"{'-':>8} " if result.memory is None else f'{result.memory:8.0f} '))
+    forms = (('label', lambda share: f'{100 * share:9.3f}'), ('depth', lambda x: f'{x:8.1e}'),
+             ('normal', lambda angle: f'{angle:8.4f}'))
+    return text + ' '.join(form(result.agreement[name]) if name in result.agreement
+                           else f"{'-':>{9 if name == 'label' else 8}}" for name, form in forms)
+
+
+def report(results: Sequence[Measurement], image: np.ndarray, device: str, precision: str,
+           extra: dict[str, Any]) -> dict[str, Any]:
+    """Return the run as a dictionary for JSON: host, versions, input and measurements."""
+    return {
+        'host': describe_host(device),
+        'versions': _versions(),
+        'precision': precision,
+        'input_sha256': hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest(),
+        **extra,
+        'measurements': [
+            {**asdict(result), 'median': result.median if result.seconds else None}
+            for result in results],
+    }
+
+
+def describe_host(device: str) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    model = platform.processor()
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        model = next((line.partition(':')[2].strip() for line in cpuinfo.read_text().splitlines()
+                      if line.startswith('model name')), model)
+    host = {'machine': platform.machine(), 'cpu': model, 'threads': torch.get_num_threads(),
+            'load': os.getloadavg()[0]}
+    if torch.device(device).type == 'cuda':
+        host['gpu'] = torch.cuda.get_device_name(device)
+    return host
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+    versions = {'mtan_perception': __version__, 'python': platform.python_version()}
+    for package in ('torch', 'openvino', 'onnxruntime', 'onnxruntime-gpu'):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,106 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+What is compared: the original in several runtimes, and each backend of ours.
+
+A contender is named by whose network it is and by what runs it: ``original/eager``,
+``ours/openvino``. All have the same weights and the same input, already on the device.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+import tempfile
+import warnings
+
+import torch
+from torch import Tensor
+
+from mtan_perception.checkpoint import load_network
+from mtan_perception.inference.backends import BACKENDS, build_backend
+from mtan_perception.inference.benchmark.original import ReferenceMTAN
+from mtan_perception.inference.errors import BackendError
+from mtan_perception.tasks import NYUV2_TASKS
+
+ORIGINALS = ('eager', 'compile', 'openvino', 'onnxruntime')
+CONTENDERS = (*(f'original/{name}' for name in ORIGINALS), *(f'ours/{name}' for name in BACKENDS))
+# In these files of the benchmark's folder the workers find the one set of weights.
+ORIGINAL_WEIGHTS, OUR_WEIGHTS = 'original.pth', 'ours.safetensors'
+
+Run = Callable[[], dict[str, Tensor]]
+
+
+def prepare(name: str, folder: Path, x: Tensor, tasks: tuple[str, ...], precision: str) -> Run:
+    """
+    Return a call that runs the contender on x and returns its maps.
+
+    :param precision: of our backends, and of the original where it is compiled for CUDA.
+    :raises BackendError: with the reason, if it cannot run here.
+    """
+    owner, _, runtime = name.partition('/')
+    if owner == 'ours':
+        return _ours(runtime, folder, x, tasks, precision)
+    network = ReferenceMTAN(NYUV2_TASKS).eval().requires_grad_(False)
+    network.load_state_dict(torch.load(folder / ORIGINAL_WEIGHTS, weights_only=True))
+    try:
+        return _PREPARE[runtime](network.to(x.device), x, precision)
+    except ImportError as error:
+        raise BackendError(str(error)) from error
+
+
+def _ours(runtime: str, folder: Path, x: Tensor, tasks: tuple[str, ...], precision: str) -> Run:
+    backend = build_backend(runtime, lambda: load_network(folder / OUR_WEIGHTS)[0], x.device,
+                            precision, 'optical')
+    if backend.name != runtime:
+        raise BackendError(f'{runtime} cannot run here')
+    return lambda: backend(x, tasks)
+
+
+def _eager(network: ReferenceMTAN, x: Tensor, precision: str) -> Run:
+    return lambda: network(x)
+
+
+def _compile(network: ReferenceMTAN, x: Tensor, precision: str) -> Run:
+    if x.device.type == 'cpu':
+        compiled = torch.compile(network, dynamic=False)
+    else:
+        network, x = ((part.half() for part in (network, x)) if precision == 'fp16'
+                      else (network, x))
+        network = network.to(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
+        compiled = torch.compile(network, dynamic=False, mode='max-autotune')
+    return lambda: compiled(x)
+
+
+def _openvino(network: ReferenceMTAN, x: Tensor, precision: str) -> Run:
+    import openvino
+    if x.device.type != 'cpu':
+        raise BackendError('runs on the CPU')
+    model = openvino.convert_model(network, example_input=x, input=list(x.shape))
+    compiled = openvino.Core().compile_model(model, 'CPU', {
+        'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32',
+        'INFERENCE_NUM_THREADS': torch.get_num_threads()})
+    request, image = compiled.create_infer_request(), x.numpy()
+    return lambda: dict(zip(NYUV2_TASKS, map(torch.from_numpy, request.infer(
+        {0: image}, share_inputs=True).values()), strict=True))
+
+
+def _onnxruntime(network: ReferenceMTAN, x: Tensor, precision: str) -> Run:
+    import onnx  # noqa: F401 (torch.onnx needs it)
+    import onnxruntime
+    if x.device.type != 'cpu':
+        raise BackendError('is measured on the CPU')
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        path = f'{folder}/original.onnx'
+        torch.onnx.export(network, (x,), path, input_names=['x'], output_names=list(NYUV2_TASKS),
+                          opset_version=17, dynamo=False)
+        session = onnxruntime.InferenceSession(path, options, ['CPUExecutionProvider'])
+    image = x.numpy()
+    return lambda: dict(zip(NYUV2_TASKS, map(torch.from_numpy, session.run(None, {'x': image})),
+                            strict=True))
+
+
+_PREPARE = {'eager': _eager, 'compile': _compile, 'openvino': _openvino,
+            'onnxruntime': _onnxruntime}

@@ -1,0 +1,91 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+A process that runs one contender, as it is told on its standard input.
+
+One process for each makes peak memory its own, and keeps one runtime's threads from another's.
+Each request is a line of JSON with the name of a method of Worker and its arguments, and so is
+each answer: its result, or why there is none.
+"""
+
+import json
+from pathlib import Path
+import resource
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtan_perception.inference.benchmark.contenders import prepare
+
+
+class Worker:
+    """Prepare a contender for an input, run it, and tell what it took."""
+
+    def __init__(self, name: str, folder: str, device: str, precision: str) -> None:
+        self._name, self._folder = name, Path(folder)
+        self._device, self._precision = torch.device(device), precision
+
+    @torch.inference_mode()
+    def prepare(self, image: str, tasks: list[str]) -> float:
+        """Build the contender for a .npy of (1, 3, H, W); return the seconds up to its result."""
+        self._run = None
+        x = torch.from_numpy(np.load(self._folder / image)).to(self._device)
+        start = time.perf_counter()
+        self._run = prepare(self._name, self._folder, x, tuple(tasks), self._precision)
+        self.measure()
+        return time.perf_counter() - start
+
+    @torch.inference_mode()
+    def measure(self) -> float:
+        """Run once; return the seconds."""
+        self._synchronize()
+        start = time.perf_counter()
+        self._maps = self._run()
+        self._synchronize()
+        return time.perf_counter() - start
+
+    def memory(self) -> float:
+        """Return the peak in MiB so far: of the process, or on a GPU of the whole device."""
+        if self._device.type == 'cuda':
+            free, total = torch.cuda.mem_get_info(self._device)
+            return (total - free) / 2 ** 20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 10
+
+    def save(self, name: str) -> None:
+        """Write the latest maps as label, depth and normal, whatever form they have."""
+        maps = {name: part.float().cpu() for name, part in self._maps.items()}
+        images = {}
+        if 'segmentation' in maps or 'label' in maps:
+            images['label'] = (maps['label'] if 'label' in maps
+                               else maps['segmentation'].argmax(1)).byte()
+        if 'depth' in maps:
+            images['depth'] = maps['depth'].view(1, *maps['depth'].shape[-2:])
+        if 'normal' in maps:
+            normal = maps['normal']
+            images['normal'] = normal if normal.shape[-1] == 3 else normal.permute(0, 2, 3, 1)
+        np.savez(self._folder / name, **{name: part.numpy() for name, part in images.items()})
+
+    def _synchronize(self) -> None:
+        if self._device.type == 'cuda':
+            torch.cuda.synchronize(self._device)
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    worker = Worker(*sys.argv[1:])
+    answers, sys.stdout = sys.stdout, sys.stderr  # what runtimes print is no answer
+    for line in sys.stdin:
+        method, arguments = json.loads(line)
+        answer: dict[str, Any] = {}
+        try:
+            answer['result'] = getattr(worker, method)(*arguments)
+        except Exception as error:  # whatever a runtime raises is the answer
+            answer['error'] = f'{type(error).__name__}: {error}'.splitlines()[0]
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == '__main__':
+    main()
