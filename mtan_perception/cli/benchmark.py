@@ -36,6 +36,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                         help='by default all that can run, without ours/compile')
     parser.add_argument('--rounds', type=int, default=5,
                         help='at the first size; half as many at others (default %(default)s)')
+    parser.add_argument('--patience', type=float, default=150, metavar='SECONDS',
+                        help='give up on what takes longer to build (default %(default)s)')
     parser.add_argument('--quick', action='store_true',
                         help='one small size, two rounds and no subsets: to see that it runs')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the measurements too')
@@ -84,12 +86,14 @@ def run(args: argparse.Namespace) -> None:
                         and not (results and name == 'original/compile')]
                 results += comparison.measure(
                     able, folder, image, everything, processes,
-                    rounds if size == sizes[0] else (rounds + 1) // 2, device, precision, say)
+                    rounds if size == sizes[0] else (rounds + 1) // 2, device, precision, say,
+                    args.patience)
                 fastest = _fastest_of_ours(results)
                 if size == sizes[0] and fastest and not args.quick:
                     for tasks in _true_subsets():
                         results += comparison.measure([fastest], folder, image, tasks, processes,
-                                                      rounds, device, precision, say)
+                                                      rounds, device, precision, say,
+                                                      args.patience)
         finally:
             comparison.close(processes)
     extra = {}

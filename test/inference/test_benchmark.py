@@ -50,7 +50,7 @@ def test_contenders_run_in_processes_of_their_own(tmp_path):
             self.name, self.calls = name, []
             started.append(self)
 
-        def ask(self, method, *arguments):
+        def ask(self, method, *arguments, patience=0):
             self.calls.append(method)
             if self.name == 'ours/broken':
                 raise RuntimeError('BackendError: no such runtime')
@@ -84,6 +84,14 @@ def test_a_worker_answers_line_by_line(tmp_path):
     error, memory = map(json.loads, result.stdout.splitlines())
     assert result.returncode == 0 and 'missing.npy' in error['error']
     assert 50 < memory['result'] < 4000
+
+
+def test_a_process_that_takes_too_long_is_ended(tmp_path):
+    """The next one is not kept waiting; what it was at is said."""
+    process = comparison._Process('ours/torch', tmp_path, 'cpu', 'fp32')
+    with pytest.raises(RuntimeError, match='not done after 0 s'):
+        process.ask('memory', patience=0.01)  # Python alone takes longer to start
+    process.close()
 
 
 def test_the_arithmetic_of_the_network():

@@ -3,15 +3,18 @@
 """Measure the contenders side by side: interleaved, so that all see the same machine."""
 
 from collections.abc import Callable, Iterable, Sequence
+import contextlib
 from dataclasses import asdict, dataclass, field
 import hashlib
 import json
 import os
 from pathlib import Path
 import platform
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -63,22 +66,29 @@ class _Process:
         self._process = subprocess.Popen(
             [sys.executable, '-m', 'mtan_perception.inference.benchmark.worker', name,
              str(folder), device, precision], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._log, text=True, env=environment)
+            stderr=self._log, text=True, env=environment, start_new_session=True)
 
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """Return the method's result; RuntimeError with what went wrong in it."""
+    def ask(self, method: str, *arguments: Any, patience: float = 600) -> Any:
+        """Return the method's result; RuntimeError with what went wrong, or for want of one."""
+        # Its whole session: a compiler runs in processes of its own.
+        timer = threading.Timer(patience, os.killpg, (self._process.pid, signal.SIGKILL))
+        timer.start()
         try:
             print(json.dumps([method, arguments]), file=self._process.stdin, flush=True)
             answer = json.loads(self._process.stdout.readline())
         except (OSError, ValueError):
-            raise RuntimeError(f'its process ended with exit code {self._process.wait()}'
-                               ) from None
+            code, late = self._process.wait(), not timer.is_alive()
+            raise RuntimeError(f'not done after {patience:.0f} s' if late else
+                               f'its process ended with exit code {code}') from None
+        finally:
+            timer.cancel()
         if 'error' in answer:
             raise RuntimeError(answer['error'])
         return answer['result']
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(OSError):  # a process that was killed has left its end
+            self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
         self._log.close()
@@ -96,7 +106,7 @@ def write_weights(folder: Path) -> None:
 
 def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: Sequence[str],
             processes: dict[str, Any], rounds: int, device: str, precision: str,
-            say: Callable[[str], None]) -> list[Measurement]:
+            say: Callable[[str], None], patience: float = 600) -> list[Measurement]:
     """
     Return a measurement of each contender, interleaved, round by round.
 
@@ -104,6 +114,7 @@ def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: S
     :param image: the network's input (1, 3, H, W) float32.
     :param processes: those of the contenders, by name; filled as needed, kept between calls.
     :param say: is told what is being prepared.
+    :param patience: seconds that a contender may take up to its first result.
     """
     size = tuple(image.shape[2:])
     np.save(folder / 'image.npy', image)
@@ -115,7 +126,8 @@ def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: S
         if name not in processes:
             processes[name] = _Process(name, folder, device, precision)
         try:
-            result.prepared = processes[name].ask('prepare', 'image.npy', list(tasks))
+            result.prepared = processes[name].ask(
+                'prepare', 'image.npy', list(tasks), patience=patience)
             processes[name].ask('save', f"{name.replace('/', '-')}.npz")
         except RuntimeError as error:
             result.problem = str(error)
