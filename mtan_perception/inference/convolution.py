@@ -63,8 +63,8 @@ def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None = None,
 def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias of convolution and BatchNorm together, computed in float64."""
     weight, bias = convolution.weight.detach(), convolution.bias
-    if norm is None:
-        return weight, None if bias is None else bias.detach()
+    if norm is None:  # a copy all the same: a view would keep all of a mapped weights file
+        return weight.clone(), None if bias is None else bias.detach().clone()
     scale = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
     offset = -norm.running_mean.double() if bias is None else bias.detach() - norm.running_mean
     return ((weight * scale.view(-1, 1, 1, 1)).to(weight.dtype),
