@@ -6,7 +6,7 @@ The runtimes that can execute the network, behind one interface.
 A backend is called with the normalised images x (N, 3, h, w) float32 on its device and the names
 of the wanted tasks, in the network's order, and returns the tensors that
 mtan_perception.inference.postprocess.finish describes, on the same device; they are valid until
-the next call. What it has to build for a size and a set of tasks it builds on the first call.
+the next call. What it has to build for its first size and set of tasks it builds on that call.
 """
 
 from collections.abc import Callable

@@ -13,6 +13,7 @@ from torch import Tensor
 from mtan_perception.inference.convolution import Convolution, cpu_convolution
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.optimize import OptimizedMTAN
+from mtan_perception.inference.postprocess import finish
 from mtan_perception.network import MTANDeepLabv3
 
 _LOGGER = logging.getLogger(__name__)
@@ -26,6 +27,9 @@ _MAX_MODELS = 3
 class OpenVINOBackend:
     """
     Run the optimised network and its post-processing as one OpenVINO model for a size and tasks.
+
+    The first size and tasks are built at once, others when they come a second time: photographs
+    of many sizes would else each wait for a model that none after it needs. Till then torch runs.
 
     :raises BackendError: without OpenVINO, on another device than the CPU, and in fp16.
     """
@@ -47,11 +51,17 @@ class OpenVINOBackend:
             load(), cpu_convolution if precision == 'fp32' else Convolution)
         self._core = openvino.Core()
         self._requests: dict[tuple, Any] = {}
+        self._seen: set[tuple] = set()
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Return the finished images of the tasks."""
-        request = self._request(tuple(x.shape[-2:]), tasks)
+        size = tuple(x.shape[-2:])
+        if self._requests and (size, tasks) not in self._seen:
+            self._seen.add((size, tasks))
+            x = x.contiguous(memory_format=torch.channels_last)
+            return finish(self._network.logits(x, tasks), size, self._axes)
+        request = self._request(size, tasks)
         parts = []
         for image in x.numpy():
             results = request.infer({0: image[None]}, share_inputs=True)
@@ -61,6 +71,7 @@ class OpenVINOBackend:
 
     def _request(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
         key = size, tasks
+        self._seen.add(key)
         request = self._requests.pop(key, None) or self._compile(size, tasks)
         self._requests[key] = request  # the latest use comes last
         while len(self._requests) > _MAX_MODELS:
