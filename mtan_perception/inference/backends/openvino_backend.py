@@ -3,6 +3,7 @@
 """OpenVINO: the fastest on a CPU (Intel's and AMD's x86, and Arm); an optional extra."""
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 import logging
 import time
 from typing import Any
@@ -28,8 +29,9 @@ class OpenVINOBackend:
     """
     Run the optimised network and its post-processing as one OpenVINO model for a size and tasks.
 
-    The first size and tasks are built at once, others when they come a second time: photographs
-    of many sizes would else each wait for a model that none after it needs. Till then torch runs.
+    The first size and tasks are built at once. Others are built aside when they come a second
+    time, and torch runs them meanwhile: no frame waits for a model, and none is built for a
+    photograph that is the only one of its size.
 
     :raises BackendError: without OpenVINO, on another device than the CPU, and in fp16.
     """
@@ -52,16 +54,18 @@ class OpenVINOBackend:
         self._core = openvino.Core()
         self._requests: dict[tuple, Any] = {}
         self._seen: set[tuple] = set()
+        self._building: tuple[tuple, Future] | None = None
+        self._builder = ThreadPoolExecutor(1, 'openvino-builder')
+        self._threads = torch.get_num_threads()
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Return the finished images of the tasks."""
         size = tuple(x.shape[-2:])
-        if self._requests and (size, tasks) not in self._seen:
-            self._seen.add((size, tasks))
+        request = self._find((size, tasks))
+        if request is None:
             x = x.contiguous(memory_format=torch.channels_last)
             return finish(self._network.logits(x, tasks), size, self._axes)
-        request = self._request(size, tasks)
         parts = []
         for image in x.numpy():
             results = request.infer({0: image[None]}, share_inputs=True)
@@ -69,14 +73,28 @@ class OpenVINOBackend:
                           for port, array in results.items()})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _request(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
-        key = size, tasks
-        self._seen.add(key)
-        request = self._requests.pop(key, None) or self._compile(size, tasks)
-        self._requests[key] = request  # the latest use comes last
-        while len(self._requests) > _MAX_MODELS:
-            del self._requests[next(iter(self._requests))]
-        return request
+    def _find(self, key: tuple) -> Any | None:
+        """Return the request for a size and tasks, None while there is none."""
+        if not self._requests:
+            self._requests[key] = self._compile(*key)
+        elif key not in self._requests:
+            self._build_aside(key)
+        if key in self._requests:
+            self._requests[key] = self._requests.pop(key)  # the latest use comes last
+        return self._requests.get(key)
+
+    def _build_aside(self, key: tuple) -> None:
+        """Begin to build what comes a second time, and take over what was built meanwhile."""
+        if key not in self._seen:
+            self._seen.add(key)
+        elif self._building is None:
+            self._building = key, self._builder.submit(self._compile, *key)
+        elif self._building[1].done():
+            built, future = self._building
+            self._building = None
+            self._requests[built] = future.result()
+            while len(self._requests) > _MAX_MODELS:
+                del self._requests[next(iter(self._requests))]
 
     def _compile(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
         from mtan_perception.inference.backends.openvino_graph import build_model
@@ -87,7 +105,7 @@ class OpenVINOBackend:
             # The default precision would be whatever the processor is fastest in.
             compiled = self._core.compile_model(model, 'CPU', {
                 'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': _HINTS[self.precision],
-                'INFERENCE_NUM_THREADS': torch.get_num_threads()})
+                'INFERENCE_NUM_THREADS': self._threads})
             request = compiled.create_infer_request()
         except RuntimeError as error:
             raise BackendError(f'openvino cannot build the network: {error}') from error
