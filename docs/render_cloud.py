@@ -10,11 +10,11 @@ Draw the last cloud of a recorded ~/points from beside the camera: the pictures 
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import get_typestore, Stores
 
+from mtan_perception.cli.png import write_png
 from mtan_perception.labels import read_label_set
 from mtan_perception.visualization import color_normal
 
@@ -77,9 +77,9 @@ def main() -> None:
     pictures = {
         'colors': np.stack([packed >> shift & 255 for shift in (16, 8, 0)], axis=-1),
         'classes': palette[cloud['label']], 'normals': color_normal(normal)}
+    args.out.mkdir(parents=True, exist_ok=True)
     for name, colors in pictures.items():
-        picture = cv2.cvtColor(draw(points, colors), cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(args.out / f'cloud_{name}.png'), picture)
+        write_png(args.out / f'cloud_{name}.png', draw(points, colors))
 
 
 if __name__ == '__main__':
