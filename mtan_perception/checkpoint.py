@@ -157,6 +157,27 @@ def load_network(weights: str | os.PathLike) -> tuple[MTANDeepLabv3, ModelCard]:
     return network.eval(), card
 
 
+def start_from(network: nn.Module, weights: str | os.PathLike) -> tuple[ModelCard, list[str]]:
+    """
+    Fill a network with what another one learnt, for tasks or classes that need not be the same.
+
+    :param network: changed in place; tensors that fit by name and shape are taken.
+    :param weights: the path of a weights file; ``default`` for the shipped ones.
+    :returns: the card of the weights, and the names of the tensors that are left as they were.
+    :raises CheckpointError: if the trunk does not fit; each tensor of it is named.
+    """
+    path = _locate(weights)
+    found, card = read_checkpoint(path)
+    own = network.state_dict()
+    trunk = {name: tensor for name, tensor in own.items() if name.startswith('trunk.')}
+    _check_tensors(path, {name: found[name] for name in trunk if name in found}, trunk,
+                   f'It is a {card.backbone} of architecture mtan; train with the same')
+    fitting = {name: tensor for name, tensor in found.items()
+               if name in own and tensor.shape == own[name].shape}
+    network.load_state_dict(fitting, strict=False)
+    return card, [name for name in own if name not in fitting]
+
+
 def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], ModelCard]:
     """Return the tensors, on the CPU in the type they were saved in, and the card of a file."""
     path = Path(path)

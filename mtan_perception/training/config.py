@@ -72,6 +72,9 @@ class TrainConfig:
     aspp_rates: tuple[int, ...] = (3, 6, 9)
     pretrained: str = ''
     """Path of a torchvision ResNet state dict for the trunk, or imagenet to fetch one."""
+    weights: str = ''
+    """Weights to start from: the path of a weights file, or default. A task with other channels
+    starts anew; the trunk has to fit."""
 
     minutes: float = 0.0
     """Length of the training by time, the last validation included; or give epochs or steps."""

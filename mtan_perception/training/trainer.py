@@ -15,7 +15,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mtan_perception.checkpoint import CheckpointError, save_checkpoint
+from mtan_perception.checkpoint import CheckpointError, save_checkpoint, start_from
 from mtan_perception.network.dilated_resnet import load_pretrained
 from mtan_perception.tasks import SEGMENTATION
 from mtan_perception.training import distributed
@@ -133,12 +133,28 @@ class Trainer:
             for module in network.modules():
                 if hasattr(module, 'trunk'):
                     load_pretrained(module.trunk, config.backbone, source)
+        if config.weights:
+            self._start_from_weights(network)
         for module in network.modules():
             if isinstance(module, nn.Dropout):
                 module.p = config.dropout
         if self.world > 1:
             network = distributed.synchronise_batch_norm(network, self.device)
         return network.to(self.device, self.dtype, memory_format=torch.channels_last)
+
+    def _start_from_weights(self, network: nn.Module) -> None:
+        """Go on from other weights, in the input scaling that they know."""
+        if self.config.architecture != 'mtan':
+            raise ValueError(f'weights: {self.config.weights} are of architecture mtan, not '
+                             f'{self.config.architecture}; train with architecture=mtan, or '
+                             'without weights')
+        card, anew = start_from(network, self.config.weights)
+        self.card = replace(self.card, mean=card.mean, std=card.std)
+        if self.rank == 0:
+            modules = sorted({name.rpartition('.')[0] for name in anew})
+            print(f'weights: {self.config.weights}; '
+                  + (f'these start anew: {", ".join(modules)}' if anew else 'all of them fit'),
+                  flush=True)
 
     def _parallel(self) -> nn.Module:
         # Gradient weightings average the gradients of each task themselves.

@@ -121,6 +121,31 @@ def test_a_state_that_does_not_fit_is_named(whole, tmp_path):
         Trainer(make_config(tmp_path), make_source()).resume()
 
 
+def test_a_run_starts_from_other_weights(whole, tmp_path, capsys):
+    weights = str(whole.out / 'last.safetensors')
+    same = Trainer(make_config(tmp_path, weights=weights), make_source())
+    assert 'all of them fit' in capsys.readouterr().out
+    learnt, _ = load_network(weights)
+    for name, tensor in learnt.state_dict().items():
+        torch.testing.assert_close(same.network.state_dict()[name], tensor, msg=name)
+        torch.testing.assert_close(same.average.network.state_dict()[name], tensor, msg=name)
+
+    source = make_source()
+    source.tasks = {**NYUV2_TASKS, 'segmentation': 5}
+    other = Trainer(make_config(tmp_path, weights=weights), source)
+    # The output layer alone depends on the number of classes.
+    assert 'these start anew: decoders.segmentation.4\n' in capsys.readouterr().out
+    assert other.network.decoders['segmentation'][4].out_channels == 5
+    for name, tensor in learnt.state_dict().items():
+        if not name.startswith('decoders.segmentation.4'):
+            torch.testing.assert_close(other.network.state_dict()[name], tensor, msg=name)
+
+    with pytest.raises(CheckpointError, match=r'(?s)is a resnet18.*mis-shaped: trunk\.layer1'):
+        Trainer(make_config(tmp_path, weights=weights, backbone='resnet50'), make_source())
+    with pytest.raises(ValueError, match='architecture mtan, not split'):
+        Trainer(make_config(tmp_path, weights=weights, architecture='split'), make_source())
+
+
 @pytest.mark.parametrize('keys', (
     {'weighting': 'nash'}, {'weighting': 'uncertainty', 'architecture': 'split'},
     {'weighting': 'gls', 'architecture': 'single', 'loss_stride': 2, 'optimizer': 'sgd'},
