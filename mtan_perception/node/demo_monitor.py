@@ -4,14 +4,16 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+import json
 import threading
 import time
 
 import cv2
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
+from std_msgs.msg import String
 
 from mtan_perception.metrics import DepthMetrics, NormalMetrics, SegmentationMetrics
 from mtan_perception.node.image_codec import decode_image
@@ -19,6 +21,7 @@ from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 
 OUTPUTS = {SEGMENTATION: 'segmentation/mask', DEPTH: 'depth/image_rect', NORMAL: 'normal/image'}
 TRUTHS = {SEGMENTATION: 'truth/mask', DEPTH: 'truth/depth', NORMAL: 'truth/normal'}
+LABELS = 'segmentation/labels'
 INPUT = 'input'
 
 # Frames kept for outputs that are yet to come; the network answers within a few.
@@ -84,6 +87,8 @@ class Monitor(Node):
         super().__init__('demo', **kwargs)
         self.tasks = tasks
         self.streams = {name: Stream() for name in (INPUT, *tasks)}
+        self.class_names: tuple[str, ...] | None = None
+        """Of the segmentation; None until the node has told them."""
         self._truths = tasks if with_truth else ()
         self._lock = threading.Lock()
         self._pending: OrderedDict[int, dict[str, Image]] = OrderedDict()
@@ -96,6 +101,13 @@ class Monitor(Node):
         for name, topic in topics.items():
             self.create_subscription(
                 Image, topic, lambda message, name=name: self._on_message(name, message), qos)
+        latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
+                             durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_subscription(String, f'mtan/{LABELS}', self._on_labels, latched)
+
+    def _on_labels(self, message: String) -> None:
+        self.class_names = tuple(
+            entry['class_name'] for entry in json.loads(message.data)['class_map'])
 
     def _on_message(self, name: str, message: Image) -> None:
         stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec

@@ -11,7 +11,9 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
-from mtan_perception.node.demo_monitor import INPUT, Moment, Monitor, OUTPUTS
+from mtan_perception.labels import NYUV2_13
+from mtan_perception.node.demo_monitor import INPUT, LABELS, Moment, Monitor, OUTPUTS
+from mtan_perception.tasks import SEGMENTATION
 
 _POLL = 0.05
 
@@ -24,7 +26,8 @@ def live_moments(tasks: tuple[str, ...], seconds: float, limit: int | None = Non
     The topics are those of the demo: /camera/image_raw, /camera/truth/*, /mtan/*. While one moment
     is worked on, others may be missed.
 
-    :raises ValueError: naming what did not come, if there is no moment in `patience` seconds.
+    :raises ValueError: naming what did not come, if there is no moment in `patience` seconds; or
+        the node's classes, if they are not those of the truth.
     """
     context = Context()
     # Ctrl-C stays Python's KeyboardInterrupt.
@@ -48,7 +51,7 @@ def _moments(monitor: Monitor, seconds: float, limit: int | None,
     end, count = None, 0
     last = time.monotonic()
     while count != limit and (end is None or time.monotonic() < end):
-        moment = monitor.take_moment()
+        moment = monitor.take_moment() if _comparable(monitor) else None
         if moment is None:
             if time.monotonic() - last > patience and end is None:
                 raise ValueError(_complaint(monitor, patience))
@@ -60,6 +63,20 @@ def _moments(monitor: Monitor, seconds: float, limit: int | None,
         yield moment
 
 
+def _comparable(monitor: Monitor) -> bool:
+    """Return whether the outputs can be judged, once the node has told its classes."""
+    if SEGMENTATION not in monitor.tasks or monitor.class_names == NYUV2_13.names:
+        return True
+    if monitor.class_names is None:
+        return False
+    others = [task for task in monitor.tasks if task != SEGMENTATION]
+    raise ValueError(
+        f'/mtan/{LABELS}: the node tells apart {", ".join(monitor.class_names)}, the truth the '
+        f'{len(NYUV2_13.names)} classes of {NYUV2_13.name}; '
+        + (f'leave them out with --tasks {",".join(others)}' if others else
+           'start mtan_node with weights of those classes'))
+
+
 def _complaint(monitor: Monitor, patience: float) -> str:
     start = f'no frame with all outputs and their truth in {patience:g} s: '
     if not monitor.received(INPUT):
@@ -68,6 +85,8 @@ def _complaint(monitor: Monitor, patience: float) -> str:
     if silent:
         topics = ', '.join(f'/mtan/{OUTPUTS[task]}' for task in silent)
         return start + f'nothing on {topics}; start mtan_node, or leave the task out with --tasks'
+    if not _comparable(monitor):
+        return start + f'nothing on /mtan/{LABELS}; start the mtan_node of this release'
     return start + ('nothing on /camera/truth/* with the stamps of the outputs; start camera_node '
                     'with source synthetic')
 

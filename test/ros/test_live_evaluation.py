@@ -7,19 +7,22 @@ import threading
 
 import numpy as np
 import pytest
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 
 from mtan_perception.cli.main import main
+from mtan_perception.labels import CITYSCAPES_19, NYUV2_13
 from mtan_perception.node.demo_monitor import Monitor
 from mtan_perception.node.image_codec import encode_image
 from mtan_perception.node.live_moments import live_moments
+from mtan_perception.tasks import NYUV2_TASKS
 
 SHAPE = (24, 32)
 
 
-@pytest.fixture
-def graph(ros_node):
+@pytest.fixture(params=[NYUV2_13], ids=lambda labels: labels.name)
+def graph(ros_node, request):
     """Publish, ten times a second, an image, outputs and truth as camera and node name them."""
     half = np.repeat(np.array([[11, 4]], np.uint8), SHAPE[1] // 2, 1).repeat(SHAPE[0], 0)
     down = np.full((*SHAPE, 3), (0, -1, 0), np.float32)
@@ -35,6 +38,11 @@ def graph(ros_node):
         '/mtan/normal/image': (down, '32FC3'),
     }
     publishers = {topic: ros_node.create_publisher(Image, topic, 10) for topic in content}
+    ros_node.create_publisher(
+        String, '/mtan/segmentation/labels',
+        QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    ).publish(String(data=json.dumps({'class_map': [
+        {'class_name': name} for name in request.param.names]})))
     stop = threading.Event()
 
     def publish():
@@ -73,13 +81,23 @@ def test_watching_ends_with_its_time(graph):
     assert 3 <= count <= 12
 
 
+@pytest.mark.parametrize('graph', [CITYSCAPES_19], ids=['cityscapes_19'], indirect=True)
+def test_other_classes_than_those_of_the_truth_are_named(graph):
+    """Their ids would be compared with ids of another meaning."""
+    with pytest.raises(ValueError, match=r'tells apart road, .*of nyuv2_13.*--tasks depth'):
+        list(live_moments(('segmentation', 'depth'), 1.0))
+    assert sum(1 for _ in live_moments(('depth',), 1.0, limit=1)) == 1
+
+
 @pytest.mark.parametrize('received, words', [
+    (('input', 'segmentation', 'depth', 'normal'), 'nothing on /mtan/segmentation/labels'),
     ((), 'nothing on /camera/image_raw; start camera_node'),
     (('input', 'depth'), 'nothing on /mtan/normal/image; start mtan_node, or leave the task out'),
     (('input', 'depth', 'normal'), 'nothing on /camera/truth/'),
 ])
 def test_what_does_not_come_is_named(ros_domain, monkeypatch, received, words):
     """Who waits in vain is told for what, and what to do."""
+    tasks = [task for task in NYUV2_TASKS if task in ('depth', 'normal', *received)]
     monkeypatch.setattr(Monitor, 'received', lambda self, name: int(name in received))
     with pytest.raises(ValueError, match=words):
-        next(live_moments(('depth', 'normal'), 1.0, patience=0.1))
+        next(live_moments(tuple(tasks), 1.0, patience=0.1))
