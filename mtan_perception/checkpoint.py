@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 
+from mtan_perception.files import written_whole
 from mtan_perception.labels import generic, LabelSet, NYUV2_13
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.network.dilated_resnet import BACKBONES
@@ -217,20 +218,11 @@ def save_checkpoint(path: str | os.PathLike, network: nn.Module | Mapping[str, T
     """
     state = network.state_dict() if isinstance(network, nn.Module) else network
     state = {name: _storable(tensor, dtype) for name, tensor in state.items()}
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(state, temporary, card.to_metadata())
-        temporary.chmod(mode)  # safetensors leaves a file that only its owner may read
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
+        with written_whole(Path(path)) as temporary:
+            save_file(state, temporary, card.to_metadata())
     except SafetensorError as error:  # how safetensors passes on a full disk
         raise OSError(f'{path}: cannot be written ({error})') from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def import_reference(path: str | os.PathLike, tasks: Mapping[str, int],
@@ -310,14 +302,6 @@ def _storable(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     if dtype is not None and tensor.is_floating_point():
         tensor = tensor.to(dtype)
     return tensor.contiguous()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_tensors(path: Path, found: Mapping[str, Any], expected: Mapping[str, Tensor],

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import save_file
 import torch
 
-from mtan_perception import checkpoint
+from mtan_perception import checkpoint, files
 from mtan_perception.checkpoint import (
     build_network,
     CheckpointError,
@@ -79,14 +79,14 @@ def test_a_saved_file_follows_the_umask(weights):
     assert weights.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-@pytest.mark.parametrize('failing', ['save_file', '_flush'])
-def test_a_failing_save_leaves_the_file_untouched(network, weights, monkeypatch, failing):
+@pytest.mark.parametrize('module, failing', [(checkpoint, 'save_file'), (files, '_flush')])
+def test_a_failing_save_leaves_the_file_untouched(network, weights, monkeypatch, module, failing):
     before = weights.read_bytes()
 
     def fail(*args):
         raise OSError('no space left on device')
 
-    monkeypatch.setattr(checkpoint, failing, fail)
+    monkeypatch.setattr(module, failing, fail)
     with pytest.raises(OSError, match='no space'):
         save_checkpoint(weights, network, replace(TINY, input_size=(1, 1)))
     assert weights.read_bytes() == before

@@ -32,6 +32,7 @@ USUAL = {'torch', 'numpy', 'safetensors'}
 LIBRARIES = {
     'network': {'torch'},
     'tasks': set(),
+    'files': set(),
     'threads': set(),
     'labels': {'numpy'},
     'geometry': {'numpy'},

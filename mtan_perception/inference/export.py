@@ -8,7 +8,7 @@ outputs are those of mtan_perception.inference.postprocess.finish: `label`, `pro
 `depth` and `normal`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import os
 from pathlib import Path
 import shutil
@@ -18,6 +18,7 @@ import warnings
 import torch
 from torch import nn, Tensor
 
+from mtan_perception.files import written_whole
 from mtan_perception.inference.convolution import cpu_convolution
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import finish
@@ -71,7 +72,8 @@ def export_torchscript(network: FinishedNetwork, path: Path) -> None:
         warnings.simplefilter('ignore')  # of tracing: each size that is read is meant as constant
         network.names()  # merges the masks before they are traced
         traced = torch.jit.trace(network, network.example(), check_trace=False)
-    _write(path, lambda temporary: traced.save(str(temporary)))
+    with written_whole(path) as temporary:
+        traced.save(str(temporary))
 
 
 def export_onnx(network: FinishedNetwork, path: Path) -> None:
@@ -84,9 +86,10 @@ def export_onnx(network: FinishedNetwork, path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')
         names = network.names()
-        _write(path, lambda temporary: torch.onnx.export(
-            network, (network.example(),), str(temporary), input_names=['image'],
-            output_names=names, opset_version=ONNX_OPSET, dynamo=False))
+        with written_whole(path) as temporary:
+            torch.onnx.export(
+                network, (network.example(),), str(temporary), input_names=['image'],
+                output_names=names, opset_version=ONNX_OPSET, dynamo=False)
 
 
 def export_openvino(network: FinishedNetwork, path: Path) -> None:
@@ -120,17 +123,6 @@ def _need(package: str) -> None:
     except ImportError as error:
         raise ImportError(f'{error}; install it with: python3 -m pip install {package}'
                           ) from error
-
-
-def _write(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path` and put it there whole."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        temporary.touch()  # a folder that cannot be written is an OSError, whoever writes
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 EXPORTERS = {'onnx': (export_onnx, '.onnx'), 'openvino': (export_openvino, '.xml'),

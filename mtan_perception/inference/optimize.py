@@ -17,9 +17,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn, Tensor
-from torch.nn import functional
 
 from mtan_perception.inference.convolution import Convolution, Factory, fold, folded
+from mtan_perception.inference.postprocess import upsample
 from mtan_perception.network.attention import AttentionMask
 from mtan_perception.network.deeplab_head import DeepLabHead
 from mtan_perception.network.dilated_resnet import BasicBlock, Bottleneck
@@ -106,12 +106,6 @@ class OptimizedMTAN(nn.Module):
     def _apply(self, *arguments, **options):
         self._merged.clear()  # another device or type: merge anew
         return super()._apply(*arguments, **options)
-
-
-def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return (N, C, *size) in float32 or wider; what follows a head is cheap at that."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return functional.interpolate(wide, size, mode='bilinear', align_corners=True)
 
 
 class _Block(nn.Module):

@@ -31,8 +31,7 @@ def finish(logits: Mapping[str, Tensor], size: tuple[int, int], axes: str) -> di
     :returns: 'label' (N, H, W) uint8, 'probability' (N, H, W) float32, 'depth' (N, H, W)
         float32 and 'normal' (N, H, W, 3) float32, those whose task is there.
     """
-    maps = {name: functional.interpolate(part.float(), size, mode='bilinear', align_corners=True)
-            for name, part in logits.items()}
+    maps = {name: upsample(part, size).float() for name, part in logits.items()}
     images = {}
     if SEGMENTATION in maps:
         images['label'], images['probability'] = classify(maps[SEGMENTATION])
@@ -41,6 +40,12 @@ def finish(logits: Mapping[str, Tensor], size: tuple[int, int], axes: str) -> di
     if NORMAL in maps:
         images['normal'] = point_normals(maps[NORMAL], axes)
     return images
+
+
+def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return (N, C, *size) in float32 or wider; what follows a head is cheap at that."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return functional.interpolate(wide, size, mode='bilinear', align_corners=True)
 
 
 def classify(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,13 +13,13 @@ import contextlib
 from dataclasses import dataclass
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from mtan_perception.files import written_whole
 from mtan_perception.geometry import NORMAL_SIGNS
 from mtan_perception.labels import NYUV2_13
 from mtan_perception.training.layouts import DatasetError
@@ -319,20 +319,15 @@ def _digest(values: Sequence[int]) -> str:
 def _save(path: Path, array: np.ndarray) -> None:
     with _whole(path) as temporary, open(temporary, 'wb') as file:
         np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """Give a temporary file that takes the path's place when all went well."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            yield temporary
     except OSError as error:
         raise OSError(f'{path}: cannot be written ({error}); when there is room, the same command '
                       f'goes on where it stopped') from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mtan_perception.files import written_whole
 from mtan_perception.synthetic import render
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 
@@ -252,9 +253,9 @@ def _render_ahead(jobs: Sequence[_Job], wanted: Sequence[int]) -> None:
             if path.exists() and _readable(path):
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix('.tmp')
-            save_file(jobs[stage].render(chunk, 'cpu'), temporary)
-            os.replace(temporary, path)
+            frames = jobs[stage].render(chunk, 'cpu')
+            with written_whole(path) as temporary:
+                save_file(frames, temporary)
     except KeyboardInterrupt:
         pass
 

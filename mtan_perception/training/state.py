@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of an interrupted training on disk: written whole or not at all."""
 
-import os
 from pathlib import Path
 import pickle
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from mtan_perception.checkpoint import CheckpointError
+from mtan_perception.files import written_whole
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -18,17 +18,11 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
     :raises OSError: naming the file, if it cannot be written (a full disk, say).
     """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        with open(temporary, 'wb') as file:
+        with written_whole(path) as temporary, open(temporary, 'wb') as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's writer turns a failed write into the latter
         raise OSError(f'{path}: cannot be written ({error}); the one before is kept') from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mtan_perception import __version__
 from mtan_perception.inference.artefacts import artefact_folder, fingerprint, provide
+from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.export import export_onnx, FinishedNetwork
 from mtan_perception.inference.optimize import OptimizedMTAN
@@ -51,12 +52,13 @@ class ONNXRuntimeBackend:
         self._runtime = onnxruntime
         self._network = OptimizedMTAN(load()).to(device, _DTYPES[precision])
         self._weights = fingerprint(self._network.state_dict())
-        self._sessions: dict[tuple, Any] = {}
+        self._sessions: LatestUsed[Any] = LatestUsed(_MAX_SESSIONS)
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Return the finished images of the tasks."""
-        session = self._session(tuple(x.shape[-2:]), tasks)
+        size = tuple(x.shape[-2:])
+        session = self._sessions.use((size, tasks), lambda: self._build(size, tasks))
         parts = [self._run(session, image[None]) for image in x.contiguous()]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -74,14 +76,6 @@ class ONNXRuntimeBackend:
         session.run_with_iobinding(binding)
         return {name: torch.from_dlpack(value) for name, value in
                 zip(names, binding.get_outputs(), strict=True)}
-
-    def _session(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
-        key = size, tasks
-        session = self._sessions.pop(key, None) or self._build(size, tasks)
-        self._sessions[key] = session  # the latest use comes last
-        while len(self._sessions) > _MAX_SESSIONS:
-            del self._sessions[next(iter(self._sessions))]
-        return session
 
     def _build(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
         network = FinishedNetwork(self._network, size, tasks, self._axes, None)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.convolution import Convolution, cpu_convolution
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.optimize import OptimizedMTAN
@@ -52,7 +53,7 @@ class OpenVINOBackend:
         self._network = OptimizedMTAN(
             load(), cpu_convolution if precision == 'fp32' else Convolution)
         self._core = openvino.Core()
-        self._requests: dict[tuple, Any] = {}
+        self._requests: LatestUsed[Any] = LatestUsed(_MAX_MODELS)
         self._seen: set[tuple] = set()
         self._building: tuple[tuple, Future] | None = None
         self._builder = ThreadPoolExecutor(1, 'openvino-builder')
@@ -75,13 +76,11 @@ class OpenVINOBackend:
 
     def _find(self, key: tuple) -> Any | None:
         """Return the request for a size and tasks, None while there is none."""
-        if not self._requests:
-            self._requests[key] = self._compile(*key)
-        elif key not in self._requests:
+        if self._requests and key not in self._requests:
             self._build_aside(key)
-        if key in self._requests:
-            self._requests[key] = self._requests.pop(key)  # the latest use comes last
-        return self._requests.get(key)
+            if key not in self._requests:
+                return None
+        return self._requests.use(key, lambda: self._compile(*key))
 
     def _build_aside(self, key: tuple) -> None:
         """Begin to build what comes a second time, and take over what was built meanwhile."""
@@ -92,9 +91,7 @@ class OpenVINOBackend:
         elif self._building[1].done():
             built, future = self._building
             self._building = None
-            self._requests[built] = future.result()
-            while len(self._requests) > _MAX_MODELS:
-                del self._requests[next(iter(self._requests))]
+            self._requests.use(built, future.result)
 
     def _compile(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
         from mtan_perception.inference.backends.openvino_graph import build_model

@@ -8,6 +8,7 @@ import logging
 import torch
 from torch import Tensor
 
+from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.convolution import Convolution, cpu_convolution
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import finish
@@ -47,18 +48,14 @@ class TorchBackend:
         # Convolutions on CPUs and on tensor cores work on this layout and convert from others.
         self._network = network.to(device, self._dtype, memory_format=torch.channels_last)
         self._run = torch.compile(self._finished, dynamic=False) if compiled else self._finished
-        self._graphs: dict[tuple, Callable[[Tensor], dict[str, Tensor]]] = {}
+        self._graphs: LatestUsed[Callable[[Tensor], dict[str, Tensor]]] = LatestUsed(_MAX_GRAPHS)
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Return the finished images of the tasks."""
         if self._device.type != 'cuda' or x.shape[0] > 1:
             return self._run(x, tasks)
-        key = tuple(x.shape), tasks
-        graph = self._graphs.pop(key, None) or self._capture(x, tasks)
-        self._graphs[key] = graph  # the latest use comes last
-        while len(self._graphs) > _MAX_GRAPHS:
-            del self._graphs[next(iter(self._graphs))]
+        graph = self._graphs.use((tuple(x.shape), tasks), lambda: self._capture(x, tasks))
         return graph(x)
 
     def _finished(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
