@@ -10,6 +10,8 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from robot import Robot
+from truth import camera_info_of, known_room
 
 from mtan_perception.node.child_process import ChildProcess, free_domain_id, ros_environment
 
@@ -82,3 +84,19 @@ def collect(ros_node):
         return messages
 
     return subscribe
+
+
+@pytest.fixture
+def robot(ros_node, spin_until, start_process):
+    return Robot(ros_node, spin_until, start_process)
+
+
+@pytest.fixture(scope='module')
+def room():
+    return known_room()
+
+
+@pytest.fixture
+def in_room(robot, room):
+    """Put the robot's camera into the room."""
+    robot.image, robot.camera_info = room.image, camera_info_of(room)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from robot import Robot
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from truth import (
     camera_info_of,
@@ -21,17 +20,7 @@ from truth import (
     xyz,
 )
 
-
-@pytest.fixture(scope='module')
-def room():
-    return known_room()
-
-
-@pytest.fixture
-def robot(ros_node, spin_until, start_process, room):
-    robot = Robot(ros_node, spin_until, start_process)
-    robot.image, robot.camera_info = room.image, camera_info_of(room)
-    return robot
+pytestmark = pytest.mark.usefixtures('in_room')
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import sys
 from interfaces import build_interfaces, NotBuildable
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from robot import Robot
 from std_msgs.msg import String
 
 from mtan_perception.labels import NYUV2_13
@@ -24,11 +23,6 @@ MESSAGES = {
 # As Nav2's semantic layer subscribes.
 LATCHED = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE,
                      durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-
-@pytest.fixture
-def robot(ros_node, spin_until, start_process):
-    return Robot(ros_node, spin_until, start_process)
 
 
 @pytest.fixture(scope='module')

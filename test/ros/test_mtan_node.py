@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rcl_interfaces.srv import DescribeParameters
 from rclpy.qos import ReliabilityPolicy
-from robot import camera_info, CAMERA_SIZE, MODULE, OUTPUT_SIZE, Robot, small, stamp
+from robot import camera_info, CAMERA_SIZE, MODULE, OUTPUT_SIZE, small, stamp
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from mtan_perception.node.image_codec import decode_image, to_uint8_array
@@ -38,11 +38,6 @@ def shared_memory(pid: int) -> set[Path]:
     """Return the files of shared memory that Fast DDS (2: fastrtps_*) has mapped."""
     maps = Path(f'/proc/{pid}/maps').read_text().split()
     return {Path(word) for word in maps if word.startswith('/dev/shm/fast')}
-
-
-@pytest.fixture
-def robot(ros_node, spin_until, start_process):
-    return Robot(ros_node, spin_until, start_process)
 
 
 def test_every_output_of_a_frame(robot, collect):

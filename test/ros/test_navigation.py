@@ -13,15 +13,13 @@ import re
 import numpy as np
 import pytest
 from rclpy.qos import qos_profile_sensor_data
-from robot import Robot, stamp
+from robot import stamp
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from truth import (
     CAMERA,
-    camera_info_of,
     CEILING,
     DATATYPES,
     FLOOR,
-    known_room,
     OUTPUT,
     read_cloud,
     read_image,
@@ -37,24 +35,12 @@ FIELDS = {'x': 'f4', 'y': 'f4', 'z': 'f4', 'rgb': 'f4', 'normal_x': 'f4', 'norma
           'normal_z': 'f4', 'label': 'u1', 'confidence': 'u1'}
 # What RViz's Image display takes (8UC1 and 16UC1 apart, which the node does not publish).
 RVIZ_ENCODINGS = {'rgb8', 'bgr8', 'mono8', '32FC1'}
-
-
-@pytest.fixture(scope='module')
-def room():
-    return known_room()
-
-
-@pytest.fixture
-def robot(ros_node, spin_until, start_process, room):
-    robot = Robot(ros_node, spin_until, start_process)
-    robot.image, robot.camera_info = room.image, camera_info_of(room)
-    return robot
-
-
 IMAGES = ('segmentation/mask', 'segmentation/confidence', 'segmentation/color',
           'depth/image_rect', 'depth/color', 'normal/image', 'normal/color')
 INFOS = tuple(f'{task}/camera_info' for task in ('segmentation', 'depth', 'normal'))
 CLOUDS = ('points', 'obstacles')
+
+pytestmark = pytest.mark.usefixtures('in_room')
 
 
 @pytest.fixture
