@@ -65,8 +65,9 @@ lint: $(STAMP) ## Run ruff, the ament linters and the import rules
 	@$(BIN)/ruff check
 	@$(BIN)/python -m pytest -q test/test_lint.py test/test_imports.py
 
-bench: $(STAMP) ## Measure speed, memory and agreement with the original (ARGS=--quick, JSON=file)
+bench: $(STAMP) ## Measure the network beside the original, and the node (ARGS=--node, JSON=file)
 	@$(call foreground,$(BIN)/python -m mtan_perception.cli benchmark \
+	  $(if $(filter --network --node,$(ARGS)),,--network --node) \
 	  $(if $(JSON),--json '$(JSON)') $(ARGS))
 
 build: $(STAMP) ## Build with colcon into build/ and install/

@@ -1,111 +1,164 @@
 # Copyright 2026 The mtan_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""``mtan benchmark``: how fast the network is here, next to the original."""
+"""``mtan benchmark``: how fast the network is here, next to the original; what the node adds."""
 
 import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 import json
 from pathlib import Path
 import sys
 import tempfile
+from typing import Any
 
 from mtan_perception.cli.arguments import parse_size
 from mtan_perception.tasks import NYUV2_TASKS
 
 _SIZES = '288x384,480x640'
+_QUICK_SIZES = '96x128'
 # The compilers take minutes on a CPU: ours is left to who asks for it.
 _LEFT_OUT = ('ours/compile',)
+_NODE_SIZES = ((480, 640), (720, 1280))
+_QUICK_FRAMES = 5
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``benchmark`` subcommand."""
     parser = subparsers.add_parser(
         'benchmark', help='measure speed, memory and agreement with the original',
-        description='Run the network on ResNet-50 with random weights, each contender in a '
-                    'process of its own, one after the other in each round: the straight '
+        description='--network runs the network on ResNet-50 with random weights, each contender '
+                    'in a process of its own, one after the other in each round: the straight '
                     'transcription of the original in several runtimes, and each backend of '
                     'ours, post-processing included; then each subset of the tasks in the '
                     'fastest of ours. Medians and spread, time to the first result, peak '
-                    'memory, agreement with the original in eager fp32.')
+                    'memory, agreement with the original in eager fp32. --node sends images '
+                    'through mtan_node with the shipped weights, and in turn through a relay that '
+                    'publishes the same messages without any work.')
     parser.set_defaults(run=run)
+    parser.add_argument('--network', action='store_true',
+                        help='measure the network: what is done without --node')
+    parser.add_argument('--node', action='store_true',
+                        help='measure what the node takes beside its engine, message to message, '
+                             'through the real graph; needs ROS 2')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'fp16', 'bf16'),
                         help='of ours: auto is fp16 on CUDA and fp32 on a CPU')
-    parser.add_argument('--sizes', default=_SIZES, metavar='HxW,...', help='(default %(default)s)')
+    parser.add_argument('--sizes', default=_SIZES, metavar='HxW,...',
+                        help="the network's (default %(default)s)")
     parser.add_argument('--contenders', metavar='NAME,...',
                         help='by default all that can run, without ours/compile')
     parser.add_argument('--rounds', type=int, default=5,
-                        help='at the first size; half as many at others (default %(default)s)')
+                        help="the network's, at the first size; half as many at others (default "
+                             '%(default)s)')
     parser.add_argument('--patience', type=float, default=150, metavar='SECONDS',
                         help='give up on what takes longer to build (default %(default)s)')
+    parser.add_argument('--frames', type=int, default=40,
+                        help="the node's, for each size and set of outputs (default %(default)s)")
     parser.add_argument('--quick', action='store_true',
-                        help='one small size, two rounds and no subsets: to see that it runs')
+                        help='one size, two rounds or five frames, no subsets: to see that it '
+                             'runs')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the measurements too')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure, print the table, write the JSON."""
+    """Measure, print the tables, write the JSON."""
+    for name in ('rounds', 'frames'):
+        if getattr(args, name) < 1:
+            raise ValueError(f'--{name}: {getattr(args, name)}; give at least 1')
+    measure_node = _load_node_benchmark() if args.node else None
+    report: dict[str, Any] = {}
+    if args.network or not args.node:
+        report = _run_network(args)
+        _write(args.json, report)
+    if measure_node is not None:
+        from mtan_perception.inference.benchmark.comparison import describe_host, versions
+        from mtan_perception.inference.engine import choose_device
+        about = {'host': describe_host(str(choose_device(args.device))), 'versions': versions()}
+        report = about | report | {'node': measure_node(
+            _NODE_SIZES[:1] if args.quick else _NODE_SIZES,
+            _QUICK_FRAMES if args.quick else args.frames,
+            {'device': args.device, 'precision': args.precision}, _say)}
+        _write(args.json, report)
+
+
+def _load_node_benchmark() -> Callable[..., dict[str, Any]]:
+    """Return what measures the node; ValueError where there is no ROS 2."""
+    try:
+        from mtan_perception.node.benchmark.measurement import run_benchmark
+    except ImportError as error:
+        raise ValueError(f'--node needs ROS 2: {error}; source its setup file first, or use '
+                         '`make bench`, which installs it from wheels') from error
+    return run_benchmark
+
+
+def _run_network(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the network and print the table; return the report."""
+    sizes, names = _sizes(args), _names(args)
     from mtan_perception.inference.benchmark import comparison
-    from mtan_perception.inference.benchmark.contenders import CONTENDERS
     from mtan_perception.inference.engine import choose_device
-    sizes = [parse_size(text, '--sizes')
-             for text in ('96x128' if args.quick else args.sizes).split(',')]
-    for size in sizes:
-        if size[0] % 8 or size[1] % 8:
-            raise ValueError(f'--sizes: {size[0]}x{size[1]}; the original takes multiples of 8')
-    names = [name for name in CONTENDERS if name not in _LEFT_OUT]
-    if args.contenders:
-        names = args.contenders.split(',')
-        for name in names:
-            if name not in CONTENDERS:
-                raise ValueError(f'--contenders: {name!r}; choose of {", ".join(CONTENDERS)}')
-    elif args.quick:
-        names.remove('original/compile')
-    rounds = 2 if args.quick else args.rounds
-    if rounds < 1:
-        raise ValueError(f'--rounds: {args.rounds}; give at least 1')
     device = str(choose_device(args.device))
     precision = args.precision
     if precision == 'auto':
         precision = 'fp32' if device == 'cpu' else 'fp16'
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    everything, results, processes = tuple(NYUV2_TASKS), [], {}
+    images = [_image(*size) for size in sizes]
+    processes: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix='mtan-benchmark-') as folder:
-        folder = Path(folder)
-        say('writing random weights ...')
-        comparison.write_weights(folder)
+        _say('writing random weights ...')
+        comparison.write_weights(Path(folder))
         try:
-            for size in sizes:
-                image = _image(*size)
-                # What failed would fail again, and compiling for another size takes as long again.
-                able = [name for name in names if name not in
-                        {result.contender for result in results if result.problem}
-                        and not (results and name == 'original/compile')]
-                results += comparison.measure(
-                    able, folder, image, everything, processes,
-                    rounds if size == sizes[0] else (rounds + 1) // 2, device, precision, say,
-                    args.patience)
-                fastest = _fastest_of_ours(results)
-                if size == sizes[0] and fastest and not args.quick:
-                    for tasks in _true_subsets():
-                        results += comparison.measure([fastest], folder, image, tasks, processes,
-                                                      rounds, device, precision, say,
-                                                      args.patience)
+            results = _measure_network(
+                partial(comparison.measure, folder=Path(folder), processes=processes,
+                        device=device, precision=precision, say=_say, patience=args.patience),
+                images, names, 2 if args.quick else args.rounds, not args.quick)
         finally:
             comparison.close(processes)
     extra = {}
     if device != 'cpu':
         extra['floors'] = {f'{height}x{width}': comparison.floors(
-            device, (height, width), everything) for height, width in sizes}
-    report = comparison.report(results, _image(*sizes[0]), device, precision, extra)
+            device, (height, width), tuple(NYUV2_TASKS)) for height, width in sizes}
+    report = comparison.report(results, images[0], device, precision, extra)
     print(comparison.table(results))
     print(f"\n{json.dumps({'host': report['host'], 'versions': report['versions'], **extra})}")
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + '\n')
-        print(f'{args.json}: {len(results)} measurements')
+    return report
+
+
+def _sizes(args: argparse.Namespace) -> list[tuple[int, int]]:
+    sizes = [parse_size(text, '--sizes')
+             for text in (_QUICK_SIZES if args.quick else args.sizes).split(',')]
+    for height, width in sizes:
+        if height % 8 or width % 8:
+            raise ValueError(f'--sizes: {height}x{width}; the original takes multiples of 8')
+    return sizes
+
+
+def _names(args: argparse.Namespace) -> list[str]:
+    """Return the names of the contenders."""
+    from mtan_perception.inference.benchmark.contenders import CONTENDERS
+    if args.contenders:
+        names = args.contenders.split(',')
+        for name in names:
+            if name not in CONTENDERS:
+                raise ValueError(f'--contenders: {name!r}; choose of {", ".join(CONTENDERS)}')
+        return names
+    return [name for name in CONTENDERS if name not in _LEFT_OUT
+            and not (args.quick and name == 'original/compile')]
+
+
+def _measure_network(measure: Callable[..., list], images: Sequence, names: Sequence[str],
+                     rounds: int, with_subsets: bool) -> list:
+    """Return the measurements at each image's size, and of the subsets of tasks at the first."""
+    results = measure(names, image=images[0], tasks=tuple(NYUV2_TASKS), rounds=rounds)
+    fastest = _fastest_of_ours(results)
+    if fastest and with_subsets:
+        for tasks in _true_subsets():
+            results += measure([fastest], image=images[0], tasks=tasks, rounds=rounds)
+    # What failed would fail again, and compiling for another size takes as long again.
+    able = [name for name in names if name != 'original/compile'
+            and name not in {result.contender for result in results if result.problem}]
+    for image in images[1:]:
+        results += measure(able, image=image, tasks=tuple(NYUV2_TASKS), rounds=(rounds + 1) // 2)
+    return results
 
 
 def _fastest_of_ours(results) -> str | None:
@@ -127,3 +180,13 @@ def _image(height: int, width: int):
     mean, std = (np.array(values, np.float32).reshape(1, 3, 1, 1)
                  for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (render([0], height, width).rgb.numpy() - mean) / std
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _write(path: Path | None, report: dict[str, Any]) -> None:
+    if path:
+        path.write_text(json.dumps(report, indent=1) + '\n')
+        print(f'\nwritten: {path}')

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
+from rclpy.logging import LoggingSeverity
 from rclpy.qos import qos_profile_sensor_data, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -25,7 +26,7 @@ from mtan_perception.node.camera_info import (
     scale_camera_info,
 )
 from mtan_perception.node.cloud_outputs import obstacles_message, points_message
-from mtan_perception.node.diagnostics import Statistics
+from mtan_perception.node.diagnostics import describe_stages, Statistics
 from mtan_perception.node.gravity import Gravity
 from mtan_perception.node.image_codec import decode_compressed, decode_image, ImageError
 from mtan_perception.node.obstacles import Plane
@@ -152,28 +153,41 @@ class Camera:
         image = decode_compressed(frame.message) if compressed else decode_image(frame.message)
         stages = {'wait': start - frame.arrival, 'decode': time.monotonic() - start}
         self._check_frame_id(header.frame_id)
-        camera_info, focal_length = self._fitting_camera_info(image.shape[:2]), None
-        if camera_info is not None:
-            focal_length = float(projection(camera_info)[0, 0])
-            fit = fit_image(image.shape[:2], settings.input_size)
-            camera_info = scale_camera_info(camera_info, fit)
-            self.outputs.publish_camera_info(header, camera_info)
+        with self._stage('camera_info', stages):
+            camera_info, focal_length = self._fitting_camera_info(image.shape[:2]), None
+            if camera_info is not None:
+                focal_length = float(projection(camera_info)[0, 0])
+                fit = fit_image(image.shape[:2], settings.input_size)
+                camera_info = scale_camera_info(camera_info, fit)
+                self.outputs.publish_camera_info(header, camera_info)
         return Shot(frame, image, frozenset(tasks), camera_info, focal_length, stages)
 
     def publish(self, shot: Shot, prediction: Prediction, settings: Settings,
                 labels: LabelSet) -> None:
         """Fill and publish what somebody reads."""
-        stages, start = shot.stages | prediction.timings, time.monotonic()
-        if prediction.depth is not None and settings.depth_scale != 1:
-            prediction.depth *= np.float32(settings.depth_scale)
-        self.outputs.publish_images(
-            prediction, shot.tasks, shot.header, settings, labels.palette())
-        stages['publish'] = time.monotonic() - start
+        stages = shot.stages | prediction.timings
+        with self._stage('fill', stages):
+            if prediction.depth is not None and settings.depth_scale != 1:
+                prediction.depth *= np.float32(settings.depth_scale)
+            self.outputs.publish_images(
+                prediction, shot.tasks, shot.header, settings, labels.palette())
         if self.outputs.wants_clouds():
-            start = time.monotonic()
-            self._publish_clouds(shot, prediction, settings, labels.names)
-            stages['clouds'] = time.monotonic() - start
-        self.statistics.count_published(time.monotonic() - shot.frame.arrival, stages)
+            with self._stage('clouds', stages):
+                self._publish_clouds(shot, prediction, settings, labels.names)
+        latency = time.monotonic() - shot.frame.arrival
+        self.statistics.count_published(latency, stages)
+        logger = self._node.get_logger()
+        if logger.is_enabled_for(LoggingSeverity.DEBUG):
+            logger.debug(describe_stages(shot.header.stamp, latency, stages))
+
+    @contextmanager
+    def _stage(self, name: str, stages: dict[str, float]) -> Iterator[None]:
+        """Time what is done inside; what of it is publishing counts as that."""
+        start = time.monotonic()
+        yield
+        publishing = self.outputs.take_publishing_time()
+        stages[name] = time.monotonic() - start - publishing
+        stages['publish'] = stages.get('publish', 0.0) + publishing
 
     def _publish_clouds(self, shot: Shot, prediction: Prediction, settings: Settings,
                         names: tuple[str, ...]) -> None:
@@ -191,7 +205,8 @@ class Camera:
             return
         intrinsics = projection(shot.camera_info)
         if self.outputs.points.get_subscription_count():
-            self.outputs.points.publish(
+            self.outputs.publish(
+                self.outputs.points,
                 points_message(prediction, intrinsics, settings, names, shot.header))
         if self.outputs.obstacles.get_subscription_count():
             base = self._base_plane(shot.header, settings)
@@ -201,7 +216,7 @@ class Camera:
                 self._report_warning(
                     'obstacles', 'no floor is in view and TF does not say where up is, so '
                     'obstacles are told by class alone; show the camera some floor')
-            self.outputs.obstacles.publish(message)
+            self.outputs.publish(self.outputs.obstacles, message)
 
     def _base_plane(self, header, settings: Settings) -> Plane | None:
         plane, problem = self._gravity.base_plane(

@@ -3,7 +3,7 @@
 """Child processes on a ROS domain of their own, for the demo and the process-level tests."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import ctypes
 import os
 from pathlib import Path
@@ -116,6 +116,10 @@ class ChildProcess:
         """Return what the child has printed so far (its last 2000 lines)."""
         return '\n'.join(list(self.lines))
 
+    def last_lines(self, count: int = 15) -> str:
+        """Return its last lines, marked as such, for the message of an error."""
+        return '\n'.join(f'  | {line}' for line in list(self.lines)[-count:]) or '  (none)'
+
     def send_signal(self, number: int) -> None:
         """Send a signal to the child, by its id; nothing happens when it has already ended."""
         self._process.send_signal(number)
@@ -150,3 +154,13 @@ class ChildProcess:
                 return code
         self.send_signal(signal.SIGKILL)
         return self.wait(patience)
+
+
+def stop_all(children: Iterable[ChildProcess], patience: float = 3.0) -> None:
+    """End those that still run: all are asked at once, then each is waited for."""
+    children = [child for child in children if child.exit_code is None]
+    for child in children:
+        child.send_signal(signal.SIGINT)
+    for child in children:
+        if child.wait(patience) is None:
+            child.stop(patience)

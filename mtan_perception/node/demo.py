@@ -25,7 +25,12 @@ from rclpy.signals import SignalHandlerOptions
 
 from mtan_perception.checkpoint import DEFAULT_WEIGHTS, ModelCard, read_card
 from mtan_perception.labels import NYUV2_13
-from mtan_perception.node.child_process import ChildProcess, free_domain_id, ros_environment
+from mtan_perception.node.child_process import (
+    ChildProcess,
+    free_domain_id,
+    ros_environment,
+    stop_all,
+)
 from mtan_perception.node.demo_monitor import Accuracy, Album, INPUT, Moment, Monitor, OUTPUTS
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 from mtan_perception.visualization import (
@@ -76,7 +81,7 @@ def main(args: list[str] | None = None) -> int:
                    signal_handler_options=SignalHandlerOptions.NO)
         return Demo(options, card, children, context, stop).run()
     finally:
-        _stop_children(children)
+        stop_all(children)
         context.try_shutdown()
 
 
@@ -170,15 +175,6 @@ def _yaml(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _stop_children(children: list[ChildProcess]) -> None:
-    for child in children:  # all at once, then wait for each
-        if child.exit_code is None:
-            child.send_signal(signal.SIGINT)
-    for child in children:
-        if child.wait(3.0) is None:
-            child.stop()
-
-
 class Demo:
     """Watches the graph, talks about it, and sums up."""
 
@@ -213,7 +209,7 @@ class Demo:
         except DemoError as error:
             failure = str(error)
         self._live.end()
-        _stop_children(self._children)
+        stop_all(self._children)
         self._executor.shutdown()
         spinner.join(2.0)
         print(self._table(), flush=True)
@@ -260,10 +256,10 @@ class Demo:
             if child.exit_code is not None:
                 child.wait(1.0)
                 raise DemoError(f'{child.name} ended by itself with exit code {child.exit_code}; '
-                                f'its last lines:\n{_last_lines(child)}')
+                                f'its last lines:\n{child.last_lines()}')
 
     def _logs(self) -> str:
-        return '\n'.join(f'last lines of {child.name}:\n{_last_lines(child)}'
+        return '\n'.join(f'last lines of {child.name}:\n{child.last_lines()}'
                          for child in self._children)
 
     def _look(self) -> None:
@@ -352,10 +348,6 @@ def _shrink(image: np.ndarray) -> np.ndarray:
         return image
     height = max(1, round(image.shape[0] * SHEET_WIDTH / image.shape[1]))
     return cv2.resize(image, (SHEET_WIDTH, height), interpolation=cv2.INTER_AREA)
-
-
-def _last_lines(child: ChildProcess, count: int = 15) -> str:
-    return '\n'.join(f'  | {line}' for line in list(child.lines)[-count:]) or '  (none)'
 
 
 class LiveLine:

@@ -3,6 +3,7 @@
 """What the node counts, and how it reads on /diagnostics."""
 
 from collections import Counter
+import json
 import statistics
 import threading
 import time
@@ -11,6 +12,8 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 LOG_PERIOD = 5.0
 """An error of one kind is logged at most once in so many seconds; every one is counted."""
+
+_STAGES = 'milliseconds of frame '
 
 
 class Statistics:
@@ -117,6 +120,22 @@ def diagnostic_status(
     return DiagnosticStatus(
         name=name, hardware_id=hardware, level=level, message=message,
         values=[KeyValue(key=key, value=value) for key, value in values.items()])
+
+
+def describe_stages(stamp, latency: float, stages: dict[str, float]) -> str:
+    """Return a line for the log about the frame of a stamp; `read_stages` reads it."""
+    values = {name: round(1000 * seconds, 3)
+              for name, seconds in {'latency': latency, **stages}.items()}
+    return f'{_STAGES}{stamp.sec}.{stamp.nanosec:09d} {json.dumps(values)}'
+
+
+def read_stages(line: str) -> tuple[str, dict[str, float]] | None:
+    """Return a frame's stamp and its seconds by stage, None where the line is about another."""
+    _, found, text = line.partition(_STAGES)
+    if not found:
+        return None
+    stamp, _, values = text.partition(' ')
+    return stamp, {name: value / 1000 for name, value in json.loads(values).items()}
 
 
 def _milliseconds(durations: list[float]) -> str:

@@ -3,6 +3,7 @@
 """The output topics: one table, and publishers that do no work without a subscriber."""
 
 from collections.abc import Callable
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,18 @@ class Outputs:
             publisher(CameraInfo, f'{task}/camera_info') for task in CAMERA_INFO_TASKS]
         self.points = publisher(PointCloud2, 'points')
         self.obstacles = publisher(PointCloud2, 'obstacles')
+        self._publishing = 0.0
+
+    def publish(self, publisher, message) -> None:
+        """Publish with one of these publishers; the time that it takes is added up."""
+        start = time.monotonic()
+        publisher.publish(message)
+        self._publishing += time.monotonic() - start
+
+    def take_publishing_time(self) -> float:
+        """Return the seconds that `publish` has taken since the last call."""
+        seconds, self._publishing = self._publishing, 0.0
+        return seconds
 
     def wanted_tasks(self) -> set[str]:
         """Name the tasks of which somebody reads an image or a cloud."""
@@ -88,14 +101,14 @@ class Outputs:
             task, encoding, fill = IMAGE_OUTPUTS[topic]
             if task in tasks and publisher.get_subscription_count():
                 image = fill(prediction, settings, palette)
-                publisher.publish(encode_image(image, encoding, header))
+                self.publish(publisher, encode_image(image, encoding, header))
 
     def publish_camera_info(self, header, camera_info: CameraInfo) -> None:
         """Publish the intrinsics at the size of the outputs, under the input's header."""
         camera_info.header = header
         for publisher in self._camera_infos:
             if publisher.get_subscription_count():
-                publisher.publish(camera_info)
+                self.publish(publisher, camera_info)
 
 
 def create_publisher(node: LifecycleNode, message_type: type, topic: str, latched: bool = False):

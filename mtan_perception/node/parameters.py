@@ -203,6 +203,13 @@ def declare_parameters(node: Node) -> Settings:
         for name, specification in SPECIFICATIONS.items()})
 
 
+def default_settings() -> Settings:
+    """Return the values of the table."""
+    return Settings(**{
+        field_name(name): _plain(specification.default)
+        for name, specification in SPECIFICATIONS.items()})
+
+
 def changes(parameters: list[Parameter], when: str) -> list[str]:
     """Name those of the parameters that may change only `when`."""
     return [

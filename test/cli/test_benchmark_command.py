@@ -2,8 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """``mtan benchmark``: what it refuses; its figures are tested in test/inference."""
 
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
+from mtan_perception.cli import benchmark
 from mtan_perception.cli.main import main
 
 
@@ -12,8 +18,56 @@ from mtan_perception.cli.main import main
     (['--sizes', 'large'], "--sizes: 'large'"),
     (['--contenders', 'theirs/fast'], "--contenders: 'theirs/fast'; choose of original/eager"),
     (['--rounds', '0'], '--rounds: 0; give at least 1'),
+    (['--frames', '0', '--node'], '--frames: 0; give at least 1'),
     (['--device', 'tpu'], "device: 'tpu' is not known"),
 ])
 def test_what_cannot_be_measured(arguments, words, capsys):
     assert main(['benchmark', *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_without_ros_the_node_is_refused_before_anything_is_measured(monkeypatch, capsys):
+    module = 'mtan_perception.node.benchmark.measurement'
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, 'rclpy', None)
+    assert main(['benchmark', '--network', '--node', '--sizes', '96x128']) == 2
+    assert '--node needs ROS 2: import of rclpy halted' in capsys.readouterr().err
+
+
+def test_each_size_and_the_subsets_are_measured_with_those_that_can():
+    """What failed is not tried again, and original/compile would take minutes for each size."""
+    calls = []
+
+    def measure(names, image, tasks, rounds):
+        calls.append((list(names), image.shape, len(tasks), rounds))
+        return [SimpleNamespace(contender=name, problem='no' if 'onnx' in name else None,
+                                seconds=[1.0], median=2.0 - ('openvino' in name))
+                for name in names]
+
+    names = ['original/compile', 'ours/torch', 'ours/openvino', 'ours/onnxruntime']
+    images = [np.empty((1, 3, 8, 16)), np.empty((1, 3, 16, 32))]
+    results = benchmark._measure_network(measure, images, names, 5, with_subsets=True)
+    assert calls[0] == (names, (1, 3, 8, 16), 3, 5)
+    assert [call[2] for call in calls[1:-1]] == [1, 1, 1, 2, 2, 2]
+    assert all(call[0] == ['ours/openvino'] and call[3] == 5 for call in calls[1:-1])
+    assert calls[-1] == (['ours/torch', 'ours/openvino'], (1, 3, 16, 32), 3, 3)
+    assert len(results) == 4 + 6 + 2
+
+
+def test_network_and_node_share_a_file(monkeypatch, tmp_path):
+    """--node alone leaves the network out; with --network both are there."""
+    path, asked = tmp_path / 'a.json', []
+
+    def measure_node(sizes, frames, parameters, say):
+        asked.append((sizes, frames, parameters))
+        return {'costs': []}
+
+    monkeypatch.setattr(benchmark, '_load_node_benchmark', lambda: measure_node)
+    monkeypatch.setattr(benchmark, '_run_network', lambda args: {
+        'host': {}, 'versions': {}, 'measurements': [1]})
+    for options, keys in [(['--node'], {'host', 'versions', 'node'}),
+                          (['--node', '--network'], {'host', 'versions', 'measurements', 'node'}),
+                          ([], {'host', 'versions', 'measurements'})]:
+        assert main(['benchmark', *options, '--device', 'cpu', '--json', str(path)]) == 0
+        assert json.loads(path.read_text()).keys() == keys
+    assert asked == [(((480, 640), (720, 1280)), 40, {'device': 'cpu', 'precision': 'auto'})] * 2

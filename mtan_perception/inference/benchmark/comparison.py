@@ -248,7 +248,7 @@ def report(results: Sequence[Measurement], image: np.ndarray, device: str, preci
     """Return the run as a dictionary for JSON: host, versions, input and measurements."""
     return {
         'host': describe_host(device),
-        'versions': _versions(),
+        'versions': versions(),
         'precision': precision,
         'input_sha256': hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest(),
         **extra,
@@ -272,7 +272,8 @@ def describe_host(device: str) -> dict[str, Any]:
     return host
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return those of the package, of Python and of what may run the network."""
     from importlib import metadata
     versions = {'mtan_perception': __version__, 'python': platform.python_version()}
     for package in ('torch', 'openvino', 'onnxruntime', 'onnxruntime-gpu'):
