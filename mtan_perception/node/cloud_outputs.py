@@ -51,10 +51,12 @@ def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: 
     label = prediction.label
     if label is None:
         label = np.full(prediction.depth.shape, UNLABELLED, np.uint8)
-    is_floor = class_ids(settings.obstacles_floor_classes, names)[label]
+    floor_ids = class_ids(settings.obstacles_floor_classes, names)
+    is_floor = floor_ids[label]
+    may_be_floor = is_floor | (label == UNLABELLED) | (not floor_ids.any())
     is_ceiling = class_ids(settings.obstacles_ceiling_classes, names)[label]
     up = None if base is None else base.normal
-    floor = find_floor(points, is_floor, normal, up) or base or last_floor
+    floor = find_floor(points, is_floor, may_be_floor, normal, up) or base or last_floor
     found = points[find_obstacles(
         points, is_floor, is_ceiling, normal, floor, settings.obstacles_min_height)]
     return encode_cloud(thin(found, settings.obstacles_voxel_size).view(_XYZ)[:, 0], header), floor

@@ -34,19 +34,22 @@ def class_ids(wanted: Iterable[str], names: Sequence[str]) -> np.ndarray:
     return np.array([index < len(names) and names[index] in wanted for index in range(256)])
 
 
-def find_floor(points: np.ndarray, is_floor: np.ndarray, normal: np.ndarray | None,
-               up: np.ndarray | None = None) -> Plane | None:
+def find_floor(points: np.ndarray, is_floor: np.ndarray, may_be_floor: np.ndarray,
+               normal: np.ndarray | None, up: np.ndarray | None = None) -> Plane | None:
     """
     Return the plane of the floor in view, None where too little of it is.
 
     :param points: (H, W, 3) in metres in the camera's frame, NaN where unknown.
     :param is_floor: (H, W) bool: what is floor by its class.
-    :param normal: (H, W, 3), by which a floor is found where no class says it; or None.
+    :param may_be_floor: (H, W) bool: what is nothing else by its class. Where too little is floor
+        by class, it is looked for here: a bed that fills the view is level, and no floor.
+    :param normal: (H, W, 3), by which it is looked for; or None.
     :param up: the direction against gravity, where it is known; else it is fitted.
     """
     known = np.isfinite(points[..., 2])
     found = points[known & is_floor]
     if len(found) < _MIN_FLOOR_POINTS and normal is not None:
+        known &= may_be_floor
         found = _lowest_level(points[known], normal[known], up)
     if len(found) < _MIN_FLOOR_POINTS:
         return None

@@ -15,8 +15,8 @@ from truth import (
     known_room,
     OUTPUT,
     read_cloud,
-    read_image,
     start,
+    voxels,
     xyz,
 )
 
@@ -172,15 +172,18 @@ def test_a_transform_that_is_missing_wrong_or_late(robot, room, collect, transfo
     assert robot.values()['warnings: tf'] == warnings
 
 
-def test_no_floor_and_no_transform(robot, collect):
-    """By class alone, with a word about it; depth goes on, too."""
-    obstacles, depth = (collect(PointCloud2, '/mtan/obstacles'),
-                        collect(Image, '/mtan/depth/image_rect'))
-    child = start(robot, **{'obstacles.base_frame': "''", 'max_depth': 1.6})
-    robot.exchange(depth)
-    assert np.isnan(read_image(depth[-1])).any()
-    robot.exchange(obstacles)
+def test_no_floor_and_no_transform(robot, room, collect):
+    """By class alone, with a word about it: the box in view is level and yet no floor."""
+    obstacles, clouds = (collect(PointCloud2, f'/mtan/{name}') for name in ('obstacles', 'points'))
+    # The floor in view begins one centimetre behind this.
+    child = start(robot, **{'obstacles.base_frame': "''", 'max_depth': 1.77})
+    found, cloud = (robot.exchange(messages) for messages in (obstacles, clouds))
     assert warned(robot, child, 'no floor is in view')
+    points, label = xyz(read_cloud(cloud)), read_cloud(cloud)['label']
+    known = np.isfinite(points[..., 2])
+    level = known & (room.normal[::2, ::2] @ room.rotation[:, 2] > 0.9)
+    assert level.sum() > 50 and not (known & (label == FLOOR)).any()
+    assert voxels(points[known & (label != CEILING)]) <= voxels(xyz(read_cloud(found))[0])
 
 
 def test_a_frame_without_a_single_known_depth(robot, collect):

@@ -16,20 +16,19 @@ from rclpy.qos import qos_profile_sensor_data
 from robot import stamp
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from truth import (
-    CAMERA,
+    BOXES,
     CEILING,
     DATATYPES,
     FLOOR,
+    OBJECTS,
     OUTPUT,
     read_cloud,
     read_image,
-    SEED,
     start,
+    voxels,
     WALL,
     xyz,
 )
-
-from mtan_perception.synthetic import render
 
 FIELDS = {'x': 'f4', 'y': 'f4', 'z': 'f4', 'rgb': 'f4', 'normal_x': 'f4', 'normal_y': 'f4',
           'normal_z': 'f4', 'label': 'u1', 'confidence': 'u1'}
@@ -67,10 +66,11 @@ def test_one_frame_in_the_eyes_of_every_consumer(robot, room, frame):
     rviz_shows_images(outputs)
     rep_118_depth(outputs)
     depth_image_proc_gives_our_points(outputs)
-    semantic_layer_indexes_the_cloud(outputs)
+    semantic_layer_indexes_the_cloud(outputs, room)
     pcl_reads_the_fields(outputs)
     points_lie_on_the_rooms_planes(outputs, room)
     obstacles_are_no_floor_and_miss_nothing(outputs, room)
+    every_box_above_5_cm_is_an_obstacle(outputs, room)
 
 
 def same_stamp_frame_and_size(outputs):
@@ -112,15 +112,14 @@ def depth_image_proc_gives_our_points(outputs):
     np.testing.assert_allclose(xyz(read_cloud(outputs['points'])), expected, atol=1e-4)
 
 
-def semantic_layer_indexes_the_cloud(outputs):
+def semantic_layer_indexes_the_cloud(outputs, room):
     """Nav2's layer takes data[v * width + u] of mask, confidence and cloud for one pixel."""
     mask, confidence, cloud = (outputs[topic] for topic in (
         'segmentation/mask', 'segmentation/confidence', 'points'))
     assert mask.encoding == confidence.encoding == 'mono8'
     assert cloud.height * cloud.width == mask.height * mask.width
     offsets = {field.name: field.offset for field in cloud.fields}
-    truth = render([SEED], *CAMERA)
-    label, depth = truth.label[0, ::2, ::2], truth.depth[0, 0, ::2, ::2]
+    label, depth = room.label[::2, ::2], room.depth[::2, ::2]
     rng = np.random.default_rng(0)
     for u, v in zip(rng.integers(0, OUTPUT[1], 300), rng.integers(0, OUTPUT[0], 300), strict=True):
         index = v * mask.width + u
@@ -153,7 +152,7 @@ def pcl_reads_the_fields(outputs):
 
 
 def points_lie_on_the_rooms_planes(outputs, room):
-    """To 1 mm: the floor at 0, the ceiling at its height, walls at half the room's size."""
+    """To 1 mm: the floor at 0, ceiling and walls where the room ends, the faces of the boxes."""
     cloud = read_cloud(outputs['points'])
     placed, label = room.place(xyz(cloud)), cloud['label']
     floor, ceiling, wall = (placed[label == index] for index in (FLOOR, CEILING, WALL))
@@ -161,6 +160,10 @@ def points_lie_on_the_rooms_planes(outputs, room):
     assert np.abs(floor[:, 2]).max() < 1e-3
     assert np.abs(ceiling[:, 2] - room.height).max() < 1e-3
     assert np.abs(np.abs(wall[:, :2]) - room.half).min(axis=1).max() < 1e-3
+    for box in BOXES:
+        outside = box.outside(placed)[label == OBJECTS]
+        near = np.abs(outside[outside < 0.02])
+        assert len(near) > 20 and near.max() < 1e-3
 
 
 def obstacles_are_no_floor_and_miss_nothing(outputs, room):
@@ -175,14 +178,24 @@ def obstacles_are_no_floor_and_miss_nothing(outputs, room):
     v = np.rint(found[:, 1] / found[:, 2] * info.p[5] + info.p[6]).astype(int)
     np.testing.assert_allclose(points[v, u], found, atol=1e-5)
     assert not np.isin(label[v, u], (FLOOR, CEILING)).any()
+    level = room.normal[::2, ::2][v, u] @ room.rotation[:, 2] > 0.9
+    assert room.place(found)[level, 2].min() > 0.05, 'by its place, too, none is floor'
     high = (room.place(points)[..., 2] > 0.05) & ~np.isin(label, (FLOOR, CEILING))
     assert high.sum() > 5000
 
-    def voxels(values):
-        return set(map(tuple, np.floor(values.astype(np.float32) / np.float32(0.05)).astype(int)))
-
     assert voxels(points[high]) <= voxels(found)
     assert len(found) == len(voxels(found)) < high.sum() / 2
+
+
+def every_box_above_5_cm_is_an_obstacle(outputs, room):
+    """Not just its sides, which could not be floor, but its top, as near the floor as it is."""
+    cloud, found = (xyz(read_cloud(outputs[topic])) for topic in ('points', 'obstacles'))
+    for box in BOXES:
+        top = [values[(np.abs(box.outside(placed)) < 1e-3) & (placed[..., 2] > box.height - 1e-3)]
+               for values in (cloud, found[0]) for placed in [room.place(values)]]
+        assert len(top[0]) > 10, 'it is in view'
+        if box.height > 0.05:
+            assert len(top[1]) and voxels(top[0]) <= voxels(found[0]), box
 
 
 def test_camera_info_is_scaled_whole(robot, frame):
