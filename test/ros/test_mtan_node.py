@@ -3,6 +3,7 @@
 """The perception node as a process of its own, over DDS."""
 
 from functools import partial
+import importlib.util
 import os
 from pathlib import Path
 import re
@@ -13,12 +14,15 @@ import cv2
 import numpy as np
 import pytest
 from rcl_interfaces.srv import DescribeParameters
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from robot import camera_info, CAMERA_SIZE, MODULE, OUTPUT_SIZE, small, stamp
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from mtan_perception.node.image_codec import decode_image, to_uint8_array
 
+README = Path(__file__).resolve().parents[2] / 'README.md'
+# Every node of its kind has these.
+STANDARD = {'/rosout', '/parameter_events', '/mtan/transition_event'}
 IMAGES = {
     'segmentation/mask': ('mono8', 1),
     'segmentation/confidence': ('mono8', 1),
@@ -72,7 +76,41 @@ def test_every_output_of_a_frame(robot, collect):
         assert (info.roi.height, info.roi.width) == OUTPUT_SIZE
 
 
+def topics_of_the_readme() -> dict[str, tuple[str, bool]]:
+    """Return each topic's type, and whether late subscribers are served, by the README's table."""
+    topics = {}
+    for name, kind, rest in re.findall(
+            r'^\| `((?:~|/)\S+)` \| (?:\w+/)?(\w+)(.*)', README.read_text(), re.MULTILINE):
+        head, _, choices, tail = re.fullmatch(r'([^{]*)({([^}]*)})?(.*)', name).groups()
+        for choice in (choices or '').split(','):
+            topic = f'{head}{choice}{tail}'.replace('~', '/mtan')
+            topics[topic] = (kind, 'transient local' in rest)
+    return topics
+
+
+def test_the_topics_are_those_of_the_readme(start_process, robot, spin_until):
+    """By name, type and durability; all are reliable, which every subscriber matches."""
+    expected = topics_of_the_readme()
+    assert len(expected) > 14
+    if importlib.util.find_spec('vision_msgs') is None:
+        del expected['/mtan/segmentation/label_info']
+    start_process(MODULE, *small(autostart=False))
+    assert robot.state() == 'unconfigured'
+    node, offered = robot.node, {}
+
+    def compare():
+        for topic, (kind,) in node.get_publisher_names_and_types_by_node('mtan', '/'):
+            for publisher in node.get_publishers_info_by_topic(topic):
+                assert publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE, topic
+                offered[topic] = (kind.rpartition('/')[2], publisher.qos_profile.durability
+                                  == DurabilityPolicy.TRANSIENT_LOCAL)
+        return {topic: offered[topic] for topic in offered.keys() - STANDARD} == expected
+
+    assert spin_until(compare), (offered, expected)
+
+
 def test_no_subscriber_no_work(robot, collect, spin_until):
+    robot.camera_info = camera_info()
     robot.start()
     end = time.monotonic() + 3
     while time.monotonic() < end:
@@ -86,6 +124,9 @@ def test_no_subscriber_no_work(robot, collect, spin_until):
     mask = collect(Image, '/mtan/segmentation/mask')
     robot.exchange(mask)
     assert spin_until(lambda: robot.says('tasks with a subscriber', '^depth, segmentation$'))
+    assert not robot.says('clouds (ms)', '.')
+    robot.exchange(collect(PointCloud2, '/mtan/points'))
+    assert spin_until(lambda: robot.says('clouds (ms)', '.'))
 
 
 def test_live_parameters(robot, collect):

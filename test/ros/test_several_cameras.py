@@ -116,11 +116,13 @@ def test_a_camera_that_stops_and_one_that_fails_leave_the_other_alone(
 
 
 def test_the_network_itself_serves_both(cameras, collect):
-    """Two images of two sizes, through the real engine."""
+    """Two images of two shapes, through the real engine: each output has its own image's."""
     clouds = {name: collect(PointCloud2, f'/mtan/{name}/points') for name in cameras}
+    left = cameras['left']
+    left.image, left.camera_info.width = left.image[:, :120], 120
     child = cameras['front'].start(cameras='[front, left]')
     for name, camera in cameras.items():
         camera.wait_until_active(child)
         message = camera.exchange(clouds[name])
-        assert (message.height, message.width) == (60, 80)
+        assert (message.height, message.width) == (60, 80 if name == 'front' else 60)
         assert message.header.frame_id == f'{name}_optical'
