@@ -14,6 +14,7 @@ from truth import (
     FLOOR,
     known_room,
     OUTPUT,
+    pixels,
     read_cloud,
     start,
     voxels,
@@ -138,9 +139,7 @@ def quaternion(rotation: np.ndarray) -> list[float]:
 def floor_share(message, info, cloud) -> float:
     """Return which share of the obstacles is floor."""
     found = xyz(read_cloud(message))[0]
-    u = np.rint(found[:, 0] / found[:, 2] * info.p[0] + info.p[2]).astype(int)
-    v = np.rint(found[:, 1] / found[:, 2] * info.p[5] + info.p[6]).astype(int)
-    return float(np.isin(cloud['label'][v, u], (FLOOR, CEILING)).mean())
+    return float(np.isin(cloud['label'][pixels(found, info)], (FLOOR, CEILING)).mean())
 
 
 def test_a_transform_that_is_missing_wrong_or_late(robot, room, collect, transform):

@@ -22,6 +22,7 @@ from truth import (
     FLOOR,
     OBJECTS,
     OUTPUT,
+    pixels,
     read_cloud,
     read_image,
     start,
@@ -173,12 +174,10 @@ def obstacles_are_no_floor_and_miss_nothing(outputs, room):
     message = outputs['obstacles']
     found = xyz(read_cloud(message))[0]
     assert message.height == 1 and message.is_dense and np.isfinite(found).all()
-    info = outputs['depth/camera_info']
-    u = np.rint(found[:, 0] / found[:, 2] * info.p[0] + info.p[2]).astype(int)
-    v = np.rint(found[:, 1] / found[:, 2] * info.p[5] + info.p[6]).astype(int)
-    np.testing.assert_allclose(points[v, u], found, atol=1e-5)
-    assert not np.isin(label[v, u], (FLOOR, CEILING)).any()
-    level = room.normal[::2, ::2][v, u] @ room.rotation[:, 2] > 0.9
+    shown = pixels(found, outputs['depth/camera_info'])
+    np.testing.assert_allclose(points[shown], found, atol=1e-5)
+    assert not np.isin(label[shown], (FLOOR, CEILING)).any()
+    level = room.normal[::2, ::2][shown] @ room.rotation[:, 2] > 0.9
     assert room.place(found)[level, 2].min() > 0.05, 'by its place, too, none is floor'
     high = (room.place(points)[..., 2] > 0.05) & ~np.isin(label, (FLOOR, CEILING))
     assert high.sum() > 5000
@@ -191,11 +190,11 @@ def every_box_above_5_cm_is_an_obstacle(outputs, room):
     """Not just its sides, which could not be floor, but its top, as near the floor as it is."""
     cloud, found = (xyz(read_cloud(outputs[topic])) for topic in ('points', 'obstacles'))
     for box in BOXES:
-        top = [values[(np.abs(box.outside(placed)) < 1e-3) & (placed[..., 2] > box.height - 1e-3)]
-               for values in (cloud, found[0]) for placed in [room.place(values)]]
-        assert len(top[0]) > 10, 'it is in view'
+        seen = cloud[box.has_on_top(room.place(cloud))]
+        assert len(seen) > 10, 'it is in view'
         if box.height > 0.05:
-            assert len(top[1]) and voxels(top[0]) <= voxels(found[0]), box
+            assert voxels(seen) <= voxels(found[0]), box
+            assert box.has_on_top(room.place(found[0])).any(), box
 
 
 def test_camera_info_is_scaled_whole(robot, frame):
@@ -290,3 +289,35 @@ def test_the_cloud_follows_its_parameters_while_it_runs(robot, collect):
         result = robot.set(**values)
         assert not result.successful
         assert re.search(reason, result.reason), result.reason
+
+
+def test_the_obstacles_follow_their_parameters_while_it_runs(robot, room, collect):
+    obstacles = collect(PointCloud2, '/mtan/obstacles', qos_profile_sensor_data)
+    infos = collect(CameraInfo, '/mtan/depth/camera_info')
+    start(robot)
+
+    def found():
+        return xyz(read_cloud(robot.exchange(obstacles)))[0]
+
+    def found_from_above():
+        points = room.place(found())
+        return [box.height for box in BOXES if box.has_on_top(points).any()]
+
+    whole = found()
+    assert found_from_above() == [0.06, 0.10, 0.30, 0.50]
+    assert robot.set(**{'obstacles.min_height': 0.2}).successful
+    assert found_from_above() == [0.30, 0.50]
+    assert robot.set(**{'obstacles.min_height': 0.05,
+                        'obstacles.floor_classes': ['floor', 'objects']}).successful
+    assert found_from_above() == [], 'floor by class and by normal'
+    assert robot.set(**{'obstacles.floor_classes': ['floor'],
+                        'obstacles.ceiling_classes': ['sky']}).successful
+    shown = pixels(found(), infos[-1])
+    assert (room.label[::2, ::2][shown] != CEILING).all(), 'it faces down and is high'
+
+    assert robot.set(**{'obstacles.voxel_size': 0.2}).successful
+    assert 10 < len(found()) < len(whole) / 4
+    assert robot.set(**{'points.max_edge_angle': 60.0}).successful
+    points = found()
+    normal = room.normal[::2, ::2][pixels(points, infos[-1])]
+    assert (-(points * normal).sum(-1) > 0.499 * np.linalg.norm(points, axis=-1)).all()

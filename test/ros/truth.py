@@ -49,7 +49,15 @@ class Box(NamedTuple):
 
     def outside(self, points: np.ndarray) -> np.ndarray:
         """Return by how much the points (..., 3) lie outside, in m; 0 on the box's surface."""
-        return (np.abs(self._turned(points)) - self._half).max(axis=-1)
+        return self._beyond(points).max(axis=-1)
+
+    def has_on_top(self, points: np.ndarray) -> np.ndarray:
+        """Return which of the points (..., 3) are, to 1 mm, on its upper face and on no other."""
+        x, y, z = np.moveaxis(self._beyond(points), -1, 0)
+        return (np.maximum(x, y) < -1e-3) & (np.abs(z) < 1e-3)
+
+    def _beyond(self, points):
+        return np.abs(self._turned(points)) - self._half
 
     def _turned(self, points):
         return (points - (self.x, self.y, self.height / 2)) @ self._axes
@@ -143,6 +151,13 @@ def read_cloud(message: PointCloud2) -> np.ndarray:
 
 def xyz(cloud: np.ndarray) -> np.ndarray:
     return np.stack([cloud[axis] for axis in 'xyz'], axis=-1).astype(float)
+
+
+def pixels(points: np.ndarray, info: CameraInfo) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and columns, (N,) each, of the pixels that show the points (N, 3)."""
+    u = np.rint(points[:, 0] / points[:, 2] * info.p[0] + info.p[2]).astype(int)
+    v = np.rint(points[:, 1] / points[:, 2] * info.p[5] + info.p[6]).astype(int)
+    return v, u
 
 
 def voxels(points: np.ndarray) -> set[tuple[int, int, int]]:
