@@ -65,7 +65,8 @@ def test_a_late_subscriber_is_given_the_label_info(robot, collect, spin_until, v
     path = os.pathsep.join(filter(None, (vision_msgs, os.environ.get('PYTHONPATH'))))
     child = robot.start(env={'PYTHONPATH': path}, confidence_threshold=0.25)
     infos = collect(LabelInfo, '/mtan/segmentation/label_info', LATCHED)
-    assert spin_until(lambda: infos), child.output
+    texts = collect(String, '/mtan/segmentation/labels', LATCHED)
+    assert spin_until(lambda: infos and texts), child.output
     message = infos[-1]
     assert [(entry.class_id, entry.class_name) for entry in message.class_map] == list(
         enumerate(NYUV2_13.names)), 'and nothing for 255, which is no class'
