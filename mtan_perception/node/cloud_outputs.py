@@ -12,7 +12,14 @@ from mtan_perception.inference import Prediction
 from mtan_perception.labels import UNLABELLED
 from mtan_perception.node.clouds import CloudOptions, faces_camera, fill_cloud, select_classes
 from mtan_perception.node.image_codec import to_uint8_array
-from mtan_perception.node.obstacles import class_ids, find_floor, find_obstacles, Plane, thin
+from mtan_perception.node.obstacles import (
+    class_ids,
+    find_floor,
+    find_obstacles,
+    Plane,
+    select,
+    thin,
+)
 from mtan_perception.node.parameters import Settings
 
 _DATATYPES = {'<f4': PointField.FLOAT32, '|u1': PointField.UINT8}
@@ -52,13 +59,13 @@ def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: 
     if label is None:
         label = np.full(prediction.depth.shape, UNLABELLED, np.uint8)
     floor_ids = class_ids(settings.obstacles_floor_classes, names)
-    is_floor = floor_ids[label]
+    is_floor = np.take(floor_ids, label)
     may_be_floor = is_floor | (label == UNLABELLED) | (not floor_ids.any())
-    is_ceiling = class_ids(settings.obstacles_ceiling_classes, names)[label]
+    is_ceiling = np.take(class_ids(settings.obstacles_ceiling_classes, names), label)
     up = None if base is None else base.normal
     floor = find_floor(points, is_floor, may_be_floor, normal, up) or base or last_floor
-    found = points[find_obstacles(
-        points, is_floor, is_ceiling, normal, floor, settings.obstacles_min_height)]
+    found = select(points, find_obstacles(
+        points, is_floor, is_ceiling, normal, floor, settings.obstacles_min_height))
     return encode_cloud(thin(found, settings.obstacles_voxel_size).view(_XYZ)[:, 0], header), floor
 
 
