@@ -220,6 +220,15 @@ def test_camera_info_is_scaled_whole(robot, frame):
     assert len(warnings) == 1 and "'/camera_info'" in warnings[0] and "'/image'" in warnings[0]
 
 
+def test_a_rectified_image_has_the_distortion_of_its_lens_beside_it(robot, collect):
+    """As image_proc publishes it: no word about rectifying what says that it is rectified."""
+    robot.images = robot.node.create_publisher(Image, 'image_rect_color', 1)
+    robot.camera_info.d = [0.1, -0.2, 0.01, 0.02, 0.3]
+    child = start(robot, '-r', 'image:=image_rect_color')
+    robot.exchange(collect(PointCloud2, '/mtan/points'))
+    assert 'image_proc' not in child.output
+
+
 def test_depth_is_corrected_by_the_focal_length_and_scaled(robot, room, collect):
     depth = collect(Image, '/mtan/depth/image_rect')
     start(robot, max_depth=40.0)
