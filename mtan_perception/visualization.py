@@ -41,9 +41,10 @@ def color_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.nda
 
     Depth outside [min_depth, max_depth] takes the colour of the nearer end.
     """
-    unknown = np.isnan(depth)
-    nearness = (max_depth - depth) * (255 / (max_depth - min_depth))
-    level = np.where(unknown, 0, nearness).clip(0, 255).round().astype(np.uint8)
+    unknown, scale = np.isnan(depth), 255 / (max_depth - min_depth)
+    # It rounds and keeps to 0..255 in one pass; of what is below 0 it would take the magnitude.
+    level = cv2.convertScaleAbs(
+        np.minimum(depth, max_depth), alpha=-scale, beta=max_depth * scale)
     color = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
     color[unknown] = 0
     return color
@@ -51,7 +52,7 @@ def color_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.nda
 
 def color_normal(normal: np.ndarray) -> np.ndarray:
     """Paint unit vectors `normal` (H, W, 3) as (n + 1) / 2."""
-    return ((normal + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
+    return cv2.convertScaleAbs(normal, alpha=127.5, beta=127.5)
 
 
 def contact_sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]],

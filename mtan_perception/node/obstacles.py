@@ -133,9 +133,10 @@ def thin(points: np.ndarray, voxel_size: float) -> np.ndarray:
     """Return the first of the points (N, 3) in each cube of a grid of `voxel_size` metres."""
     if not len(points):
         return points
-    cells = [axis - axis.min() for axis in np.floor(points / voxel_size).astype(np.int64).T]
-    shape = [int(axis.max()) + 1 for axis in cells]
-    keys = (cells[0] * shape[1] + cells[1]) * shape[2] + cells[2]
+    columns = [np.floor(axis / voxel_size) for axis in points.T]
+    columns = [(axis - axis.min()).astype(np.int64) for axis in columns]
+    shape = [int(axis.max()) + 1 for axis in columns]
+    keys = (columns[0] * shape[1] + columns[1]) * shape[2] + columns[2]
     # Neighbours mostly share their voxel.
     candidates = np.flatnonzero(np.diff(keys, prepend=-1))
     keys = keys[candidates]
