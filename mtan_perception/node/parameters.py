@@ -105,7 +105,7 @@ SPECIFICATIONS = {
         ['ceiling', 'sky'],
         'Classes above a robot; names that the weights do not have are passed over', LIVE),
     'obstacles.min_height': Specification(
-        0.05, 'What faces up less than this above the floor is floor, in metres', LIVE,
+        0.04, 'What faces up less than this above the floor is floor, in metres', LIVE,
         (0.0, 1.0)),
     'obstacles.voxel_size': Specification(
         0.05, 'One obstacle point in each cube of this size, in metres', LIVE, (0.005, 1.0)),

@@ -313,10 +313,10 @@ def test_the_obstacles_follow_their_parameters_while_it_runs(robot, room, collec
         return [box.height for box in BOXES if box.has_on_top(points).any()]
 
     whole = found()
-    assert found_from_above() == [0.06, 0.10, 0.30, 0.50]
+    assert found_from_above() == [0.052, 0.10, 0.30, 0.50]
     assert robot.set(**{'obstacles.min_height': 0.2}).successful
     assert found_from_above() == [0.30, 0.50]
-    assert robot.set(**{'obstacles.min_height': 0.05,
+    assert robot.set(**{'obstacles.min_height': 0.04,
                         'obstacles.floor_classes': ['floor', 'objects']}).successful
     assert found_from_above() == [], 'floor by class and by normal'
     assert robot.set(**{'obstacles.floor_classes': ['floor'],
