@@ -3,6 +3,7 @@
 """Pictures of the outputs for people: every function returns uint8 (H, W, 3) RGB."""
 
 from collections.abc import Sequence
+import functools
 
 import cv2
 import numpy as np
@@ -18,8 +19,8 @@ _LEGEND_HEIGHT = 24
 
 def color_mask(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Paint class ids `label` (H, W) uint8 with `palette` (256, 3) uint8."""
-    # Four times as fast as palette[label].
-    return np.take(palette, label, axis=0)
+    # Several times as fast as palette[label].
+    return cv2.applyColorMap(label, palette.reshape(256, 1, 3))
 
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray,
@@ -45,9 +46,16 @@ def color_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.nda
     # It rounds and keeps to 0..255 in one pass; of what is below 0 it would take the magnitude.
     level = cv2.convertScaleAbs(
         np.minimum(depth, max_depth), alpha=-scale, beta=max_depth * scale)
-    color = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    color = color_mask(level, _turbo())
     color[unknown] = 0
     return color
+
+
+@functools.cache
+def _turbo() -> np.ndarray:
+    """Return the turbo map, (256, 3) uint8 RGB; OpenCV would make it anew for each picture."""
+    levels = np.arange(256, dtype=np.uint8)[None]
+    return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO)[0, :, ::-1])
 
 
 def color_normal(normal: np.ndarray) -> np.ndarray:

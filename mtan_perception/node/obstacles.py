@@ -134,15 +134,18 @@ def thin(points: np.ndarray, voxel_size: float) -> np.ndarray:
     if not len(points):
         return points
     columns = [np.floor(axis / voxel_size) for axis in points.T]
-    columns = [(axis - axis.min()).astype(np.int64) for axis in columns]
+    columns = [(axis - axis.min()).astype(np.int32) for axis in columns]
     shape = [int(axis.max()) + 1 for axis in columns]
+    volume = math.prod(shape)
+    if volume > _MAX_TABLE:
+        columns = [axis.astype(np.int64) for axis in columns]
     keys = (columns[0] * shape[1] + columns[1]) * shape[2] + columns[2]
     # Neighbours mostly share their voxel.
-    candidates = np.flatnonzero(np.diff(keys, prepend=-1))
+    candidates = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
     keys = keys[candidates]
-    if math.prod(shape) > _MAX_TABLE:
+    if volume > _MAX_TABLE:
         return points[candidates[np.sort(np.unique(keys, return_index=True)[1])]]
     # A table of the voxels, in which the first of their points are written last: no sorting.
-    first = np.empty(math.prod(shape), np.int32)
+    first = np.empty(volume, np.int32)
     first[keys[::-1]] = candidates[::-1]
     return points[candidates[first[keys] == candidates]]
