@@ -37,7 +37,7 @@ from mtan_perception.node.child_process import (
 from mtan_perception.node.cloud_outputs import obstacles_message, points_message
 from mtan_perception.node.image_codec import encode_image
 from mtan_perception.node.parameters import default_settings
-from mtan_perception.synthetic import render
+from mtan_perception.synthetic import Frames, render
 
 ENCODING = 'bgr8'
 NODE, WEIGHTS = 'mtan', 'default'
@@ -57,11 +57,14 @@ class Shot:
         """Render the room in `size`, (height, width) in pixels."""
         frames = render([0], *size)
         self.size = size
-        self.pixels = np.ascontiguousarray(
-            (255 * frames.rgb[0]).byte().permute(1, 2, 0).numpy()[..., ::-1])
-        self.image: Image = encode_image(self.pixels, ENCODING, Header())
+        self.image: Image = encode_image(_photograph(frames)[..., ::-1], ENCODING, Header())
         self.camera_info = CameraInfo(height=size[0], width=size[1],
                                       k=frames.intrinsics[0].double().numpy().ravel())
+
+
+def _photograph(frames: Frames) -> np.ndarray:
+    """Return the first frame's picture, (H, W, 3) uint8 RGB."""
+    return (255 * frames.rgb[0]).round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
 def run_benchmark(sizes: Sequence[tuple[int, int]], frames: int, parameters: Mapping[str, str],
@@ -176,8 +179,7 @@ def time_clouds(height: int = 288, width: int = 384) -> dict[str, list[float]]:
     frames = render([0], height, width)
     label = frames.label[0].byte().numpy()
     prediction = Prediction(
-        (255 * frames.rgb[0]).byte().permute(1, 2, 0).contiguous().numpy(), 1.0, label,
-        np.full_like(label, 255), frames.depth[0, 0].numpy(),
+        _photograph(frames), 1.0, label, np.full_like(label, 255), frames.depth[0, 0].numpy(),
         frames.normal[0].permute(1, 2, 0).contiguous().numpy())
     arguments = (prediction, frames.intrinsics[0].numpy(), default_settings(), NYUV2_13.names,
                  Header())
