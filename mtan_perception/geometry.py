@@ -93,8 +93,14 @@ def back_project(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     An unknown (NaN) depth gives a point of NaNs. The type of `depth` is kept.
     """
     points = np.empty((*depth.shape, 3), depth.dtype)
-    x, y = pixel_rays(depth.shape, intrinsics)
-    np.multiply(depth, x.astype(depth.dtype), out=points[..., 0])
-    np.multiply(depth, y.astype(depth.dtype), out=points[..., 1])
-    points[..., 2] = depth
+    write_points(depth, intrinsics, *np.moveaxis(points, -1, 0))
     return points
+
+
+def write_points(depth: np.ndarray, intrinsics: np.ndarray, x: np.ndarray, y: np.ndarray,
+                 z: np.ndarray) -> None:
+    """Write what `back_project` returns into three arrays (H, W), of whatever strides."""
+    right, down = (ray.astype(depth.dtype) for ray in pixel_rays(depth.shape, intrinsics))
+    np.multiply(depth, right, out=x)
+    np.multiply(depth, down, out=y)
+    z[...] = depth

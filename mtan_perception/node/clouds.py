@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Organised point clouds from predictions, as arrays; no ROS."""
 
+import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 import math
 
 import numpy as np
 
-from mtan_perception.geometry import back_project, pixel_rays, scale_intrinsics
+from mtan_perception.geometry import pixel_rays, scale_intrinsics, write_points
 from mtan_perception.inference import Prediction
 from mtan_perception.labels import UNLABELLED
 
@@ -19,7 +20,7 @@ _BYTES = {'label': 28, 'confidence': 29}
 POINT = np.dtype({
     'names': [*_FLOATS, *_BYTES], 'formats': ['<f4'] * len(_FLOATS) + ['u1'] * len(_BYTES),
     'offsets': [*_FLOATS.values(), *_BYTES.values()], 'itemsize': 32})
-_POINT_NAMES, _NORMAL_NAMES = ('x', 'y', 'z'), ('normal_x', 'normal_y', 'normal_z')
+_NORMAL_NAMES = 'normal_x', 'normal_y', 'normal_z'
 ALL_CLASSES = 'all'
 
 
@@ -59,19 +60,27 @@ def select_classes(entries: Sequence[str], names: Sequence[str]) -> np.ndarray:
     return chosen
 
 
-def fill_cloud(prediction: Prediction, intrinsics: np.ndarray,
-               options: CloudOptions) -> np.ndarray:
+def cloud_size(prediction: Prediction, options: CloudOptions) -> tuple[int, int]:
+    """Return the height and width of a prediction's cloud, in points."""
+    height, width = prediction.depth.shape
+    return -(-height // options.stride), -(-width // options.stride)
+
+
+def fill_cloud(prediction: Prediction, intrinsics: np.ndarray, options: CloudOptions,
+               memory: array.array | None = None) -> np.ndarray:
     """
     Return the points of a prediction as an array (H, W) of POINT, row by row as the image.
 
     :param prediction: with depth; without segmentation the label is 255 and the confidence 0,
         without normals they are NaN.
     :param intrinsics: (3, 3) of the prediction's size.
+    :param memory: writable bytes for the points, all 0, in place of an array's own.
     """
     step = (slice(None, None, options.stride),) * 2
     depth = prediction.depth[step]
     intrinsics = scale_intrinsics(intrinsics, 1 / options.stride)
-    cloud = np.zeros(depth.shape, POINT)
+    cloud = (np.zeros(depth.shape, POINT) if memory is None
+             else np.frombuffer(memory, POINT).reshape(depth.shape))
     color = cloud.view(np.uint8).reshape(*depth.shape, POINT.itemsize)[..., _FLOATS['rgb']:]
     # Number by number throughout: whole vectors take three times as long.
     for channel in range(3):
@@ -84,10 +93,10 @@ def fill_cloud(prediction: Prediction, intrinsics: np.ndarray,
     normal = None if prediction.normal is None else prediction.normal[step]
     if normal is not None and options.max_edge_angle < 90:
         known &= faces_camera(normal, intrinsics, options.max_edge_angle)
-    points = back_project(np.where(known, depth, np.float32(np.nan)), intrinsics)
-    for names, vectors in ((_POINT_NAMES, points), (_NORMAL_NAMES, normal)):
-        for axis, name in enumerate(names):
-            cloud[name] = np.nan if vectors is None else vectors[..., axis]
+    write_points(np.where(known, depth, np.float32(np.nan)), intrinsics,
+                 cloud['x'], cloud['y'], cloud['z'])
+    for axis, name in enumerate(_NORMAL_NAMES):
+        cloud[name] = np.nan if normal is None else normal[..., axis]
     return cloud
 
 

@@ -123,6 +123,11 @@ def encode_image(image: np.ndarray, encoding: str, header) -> Image:
         step=image.nbytes // height, data=to_uint8_array(image))
 
 
+def zero_uint8_array(size: int) -> array.array:
+    """Return so many bytes, all 0, of the type that `to_uint8_array` returns."""
+    return array.array('B', [0]) * size
+
+
 def to_uint8_array(data) -> array.array:
     """
     Copy contiguous memory into the one type that rclpy stores without looking at each element.

@@ -9,7 +9,14 @@ import pytest
 
 from mtan_perception.inference import Prediction
 from mtan_perception.labels import NYUV2_13
-from mtan_perception.node.clouds import CloudOptions, fill_cloud, POINT, select_classes
+from mtan_perception.node.clouds import (
+    cloud_size,
+    CloudOptions,
+    fill_cloud,
+    POINT,
+    select_classes,
+)
+from mtan_perception.node.image_codec import zero_uint8_array
 
 INTRINSICS = np.array([[50.0, 0, 3], [0, 25.0, 2], [0, 0, 1]])
 
@@ -57,6 +64,17 @@ def test_stride_takes_whole_rows_and_columns():
     for name in POINT.names:
         np.testing.assert_allclose(thinned[name].view('u1' if POINT[name] == 'u1' else '<f4'),
                                    cloud[::2, ::2][name], rtol=1e-6)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_the_memory_of_a_message_is_filled_in_place(stride):
+    p, options = prediction(6, 9), CloudOptions(stride)
+    height, width = cloud_size(p, options)
+    memory = zero_uint8_array(height * width * POINT.itemsize)
+    cloud = fill_cloud(p, INTRINSICS, options, memory)
+    expected = fill_cloud(p, INTRINSICS, options)
+    assert cloud.shape == expected.shape == (height, width)
+    assert memory.tobytes() == cloud.tobytes() == expected.tobytes()
 
 
 def test_what_is_left_out_is_not_a_number_and_keeps_its_place():
