@@ -33,6 +33,8 @@ from mtan_perception.node.obstacles import Plane
 from mtan_perception.node.outputs import Outputs
 from mtan_perception.node.parameters import Settings
 
+SILENCE = 5.0
+"""Seconds without an image after which somebody should know."""
 SETTLING = 1.0
 """For so many seconds after its start nothing that has yet to come is missed."""
 
@@ -84,6 +86,8 @@ class Camera:
         self.name = name
         self.statistics = Statistics()
         self.outputs = Outputs(node, name)
+        self.image_topic = ''
+        """The topic of the images; empty before the first activation."""
         self._node, self._offer, self._gravity = node, offer, gravity
         self._subscriptions: list = []
         self._forget()
@@ -121,9 +125,10 @@ class Camera:
                 CameraInfo, f'{prefix}camera_info', self._on_camera_info, qos_profile_sensor_data,
                 qos_overriding_options=overrides),
         ]
-        self._image_topic, self._camera_info_topic = (
+        self.image_topic, self._camera_info_topic = (
             subscription.topic_name for subscription in self._subscriptions)
-        self._subscribed = time.monotonic()
+        self._subscribed = self._last_image = time.monotonic()
+        self._is_silent = False
 
     def unsubscribe(self) -> None:
         """Unsubscribe from both."""
@@ -134,6 +139,7 @@ class Camera:
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self.statistics.count_received()
+        self._last_image, self._is_silent = time.monotonic(), False
         self._offer(Frame(self, message, time.monotonic()), self.name)
 
     def _on_camera_info(self, message: CameraInfo) -> None:
@@ -228,12 +234,12 @@ class Camera:
     def _check_frame_id(self, frame_id: str) -> None:
         if not frame_id:
             self._report_warning(
-                'frame_id', f"topic '{self._image_topic}': the frame_id is empty, so TF and RViz "
+                'frame_id', f"topic '{self.image_topic}': the frame_id is empty, so TF and RViz "
                 "cannot place the outputs; set it in the camera's driver")
         elif self._frame_id not in (None, frame_id):
             self._floor = None
             self._report_warning(
-                'frame_id', f"topic '{self._image_topic}': the frame_id changed from "
+                'frame_id', f"topic '{self.image_topic}': the frame_id changed from "
                 f"'{self._frame_id}' to '{frame_id}', and the outputs' with it; check that only "
                 'one camera publishes there')
         self._frame_id = frame_id or self._frame_id
@@ -260,13 +266,24 @@ class Camera:
     def _check_rectified(self, camera_info: CameraInfo, topic: str) -> None:
         """Say so, once, if the image seems to be the camera's own."""
         # A rectified image comes with the CameraInfo of the distorted one; only its name tells.
-        if is_distorted(camera_info) and '_rect' not in self._image_topic:
+        if is_distorted(camera_info) and '_rect' not in self.image_topic:
             self._node.get_logger().warning(
-                f"{topic} describes a lens with distortion, and '{self._image_topic}' does not "
+                f"{topic} describes a lens with distortion, and '{self.image_topic}' does not "
                 'seem to be rectified: depth, normals and clouds will be bent; run image_proc and '
                 'subscribe to its image_rect_color')
 
     # -- What goes wrong ---------------------------------------------------------------------
+
+    def report_silence(self) -> None:
+        """Warn, once until the next image, where none has come for a while."""
+        if not self.is_active or self._is_silent:
+            return
+        self._is_silent = time.monotonic() > self._last_image + SILENCE
+        if self._is_silent:
+            count = self._node.count_publishers(self.image_topic)
+            self._report_warning(
+                'no image', f"no image has come on topic '{self.image_topic}' for {SILENCE:g} s, "
+                f'which has {count} publisher(s); start the camera, or remap image')
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
@@ -279,7 +296,7 @@ class Camera:
     def report_exception(self, error: Exception) -> None:
         """Count what a frame raised, and log it if that is due."""
         if isinstance(error, ImageError):
-            self.report_error('image', f"topic '{self._image_topic}': {error}")
+            self.report_error('image', f"topic '{self.image_topic}': {error}")
         # Publishers fail while ROS is being shut down; that is not worth a word.
         elif self._node.context.ok():
             self.report_error('inference', f'{type(error).__name__}: {error}')

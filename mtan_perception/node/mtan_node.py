@@ -26,7 +26,7 @@ from mtan_perception.node.clouds import select_classes
 from mtan_perception.node.diagnostics import diagnostic_status
 from mtan_perception.node.gravity import Gravity
 from mtan_perception.node.label_topics import LabelTopics
-from mtan_perception.node.process import leave, spin
+from mtan_perception.node.process import forward_logs, leave, spin
 from mtan_perception.node.worker import Worker
 from mtan_perception.tasks import SEGMENTATION, select_tasks
 
@@ -80,12 +80,16 @@ class MtanNode(LifecycleNode):
         SUCCESS -> inactive. FAILURE -> unconfigured, with the reason in the log: correct the
         parameter or the file and configure again.
         """
+        self.get_logger().info(f"loading weights '{self._settings.weights}' ...")
         try:
             self._engine = self._wait_for(self._worker.submit(self._build_engine))
         except ExternalShutdownException:
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
-            self.get_logger().error(f'cannot configure: {error}')
+            self.get_logger().error(
+                f'cannot configure: {error}. The node stays unconfigured: correct the parameter '
+                f'or the file, then: ros2 lifecycle set {self.get_fully_qualified_name()} '
+                'configure')
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
@@ -104,6 +108,8 @@ class MtanNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         result = super().on_activate(state)
         self._publish_labels()
+        self.get_logger().info(
+            f"active, waiting for images on {', '.join(c.image_topic for c in self._cameras)}")
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -147,7 +153,8 @@ class MtanNode(LifecycleNode):
         self._labels = labels
         self.get_logger().info(
             f"weights '{settings.weights}' ({engine.card.backbone}, "
-            f"{', '.join(engine.card.tasks)}) on {engine.device}, {engine.precision}")
+            f"{', '.join(engine.card.tasks)}) on {engine.device}, {engine.precision}, by backend "
+            f"'{engine.backend}'")
         if engine.card.training.get('data') == 'synthetic':
             self.get_logger().warning(
                 'these weights know rendered rooms only and are for trying out; docs/training.md '
@@ -247,11 +254,13 @@ class MtanNode(LifecycleNode):
         self._diagnostics.publish(array)
 
     def _status(self, camera: Camera) -> DiagnosticStatus:
+        camera.report_silence()
         level, message, values = camera.statistics.take_report()
         engine, settings = self._engine, self._settings
         if not camera.is_active:
             level, message = DiagnosticStatus.OK, 'not active'
         values |= {
+            'image topic': camera.image_topic,
             'frames dropped for newer ones': str(self._worker.dropped(camera.name)),
             'weights': settings.weights,
             'tasks': ', '.join(settings.tasks),
@@ -259,7 +268,8 @@ class MtanNode(LifecycleNode):
             'input size': f'{settings.input_width}×{settings.input_height}',
         }
         if engine is not None:
-            values |= {'device': str(engine.device), 'precision': str(engine.precision)}
+            values |= {'device': str(engine.device), 'precision': str(engine.precision),
+                       'backend': engine.backend}
         name = ': '.join(filter(None, (self.get_name(), camera.name, 'inference')))
         return diagnostic_status(name, values.get('device', ''), level, message, values)
 
@@ -297,6 +307,7 @@ def main(args: list[str] | None = None) -> int:
         print(f'mtan_node: cannot start: {error}', file=sys.stderr)
         try_shutdown()
         return 1
+    forward_logs(node.get_logger())
     spin(node)
     leave(node)
 

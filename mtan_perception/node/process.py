@@ -3,6 +3,7 @@
 """How a node's process runs and ends."""
 
 from collections.abc import Callable
+import logging
 import os
 import signal
 import sys
@@ -31,6 +32,32 @@ def spin(node: Node, is_done: Callable[[], bool] = lambda: False) -> None:
             # node, and an end of ROS in the middle of a wait, which is none of its errors.
             if rclpy.ok():
                 node.get_logger().error(str(error))
+
+
+class _RosHandler(logging.Handler):
+    """Hands Python's log records on to a ROS logger."""
+
+    def __init__(self, logger):
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A line for each level: rclpy takes the line of a call for the message's identity, and
+        # its level must not change.
+        text = record.getMessage()
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+
+def forward_logs(logger) -> None:
+    """Let what the package without ROS logs, from INFO on, appear in this ROS logger."""
+    package = logging.getLogger('mtan_perception')
+    package.addHandler(_RosHandler(logger))
+    package.setLevel(logging.INFO)
 
 
 def leave(node: Node, exit_code: int = 0) -> NoReturn:

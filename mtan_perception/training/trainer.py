@@ -301,8 +301,8 @@ class Trainer:
                 last_save = pace.now
         self._close_chapter(journal, line)
         if self.rank == 0:
-            line.say(f'{self.step} steps in {clock(self.elapsed)}, '
-                     f'{clock(time.perf_counter() - started)} in this process')
+            line.say(f'{self.step} steps in {clock(self.elapsed)}; with validation '
+                     f'{clock(time.perf_counter() - started)} in this process; see {self.out}')
 
     def _enter_stage(self, progress: float, stream: Stream) -> None:
         """

@@ -52,7 +52,7 @@ def test_the_default_recipe_trains_for_a_minute(tmp_path):
     assert not (tmp_path / 'frames').exists()
 
 
-def test_a_run_that_is_asked_to_end_keeps_its_last_step(tmp_path):
+def test_a_run_that_is_asked_to_end_keeps_its_last_step(tmp_path, capsys):
     command = [sys.executable, '-m', 'mtan_perception.cli', 'train', '--data', 'synthetic',
                '--steps', '100000', '--device', 'cpu', '--out', str(tmp_path), 'log_every=0',
                'stages=1:16x16:2', 'input_height=16', 'input_width=16', 'head_channels=4',
@@ -68,7 +68,12 @@ def test_a_run_that_is_asked_to_end_keeps_its_last_step(tmp_path):
         assert child.wait(timeout=60) == 130
     finally:
         child.kill()
+    before = (tmp_path / 'state.pt').read_bytes()
     assert read_state(tmp_path / 'state.pt')['step'] >= 5
+    # Who forgets --resume loses nothing.
+    assert main(['train', '--steps', '1', '--out', str(tmp_path)]) == 2
+    assert 'state.pt: the folder holds a run' in capsys.readouterr().err
+    assert (tmp_path / 'state.pt').read_bytes() == before
 
 
 @pytest.mark.parametrize(('arguments', 'message'), (

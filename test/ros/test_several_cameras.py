@@ -106,6 +106,15 @@ def test_a_camera_that_stops_and_one_that_fails_leave_the_other_alone(
                               'mtan: left: inference': 'no image arrives'}
 
     assert spin_until(left_is_missed)
+
+    def left_is_reported():
+        front.send()
+        spin_until(lambda: False, 0.2)
+        return left.says('last warning', "no image has come on topic '/left/image' for 5 s, "
+                         r'which has 1 publisher\(s\); start the camera')
+
+    assert spin_until(left_is_reported)
+    assert 'last warning' not in front.values()
     left.send(step=1)
     front.exchange(depth['front'])
     assert spin_until(lambda: left.says('last error', "topic '/left/image'.*step 1"))
