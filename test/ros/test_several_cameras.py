@@ -97,7 +97,8 @@ def test_a_camera_that_stops_and_one_that_fails_leave_the_other_alone(
         camera.exchange(depth[name])
 
     def messages():
-        return {status.name: status.message for status in front.diagnostics[-1].status}
+        latest = front.diagnostics[-1].status if front.diagnostics else []
+        return {status.name: status.message for status in latest}
 
     def left_is_missed():
         front.send()
