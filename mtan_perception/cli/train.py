@@ -53,16 +53,16 @@ def run(args: argparse.Namespace) -> None:
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     config = make_config(keys, args.preset, 'cuda' if device.startswith('cuda') else 'cpu')
-    state = Path(config.out) / 'state.pt'
-    if state.exists() and not args.resume:
-        raise ValueError(f'{state}: the folder holds a run, which this one would replace; take it '
-                         'up with --resume, or choose another folder with --out')
     # A cluster that takes its machine back asks first: what is asked is what Ctrl-C asks.
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         trainer = Trainer(config)
         if args.resume:
             trainer.resume()
+        elif trainer.state_path.exists():
+            raise ValueError(f'{trainer.state_path}: the folder holds a run, which this one would '
+                             'replace; take it up with --resume, or choose another folder with '
+                             '--out')
         trainer.train()
     finally:
         signal.signal(signal.SIGTERM, former)

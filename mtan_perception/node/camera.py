@@ -139,8 +139,9 @@ class Camera:
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self.statistics.count_received()
-        self._last_image, self._is_silent = time.monotonic(), False
-        self._offer(Frame(self, message, time.monotonic()), self.name)
+        frame = Frame(self, message, time.monotonic())
+        self._last_image, self._is_silent = frame.arrival, False
+        self._offer(frame, self.name)
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         self._camera_info = message
