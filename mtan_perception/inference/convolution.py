@@ -65,6 +65,8 @@ def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor,
     weight, bias = convolution.weight.detach(), convolution.bias
     if norm is None:  # a copy all the same: a view would keep all of a mapped weights file
         return weight.clone(), None if bias is None else bias.detach().clone()
+    if weight.is_meta:  # torch would load its compiler to find the shapes: 80 MiB, and seconds
+        return weight, norm.bias.detach()
     scale = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
     offset = -norm.running_mean.double() if bias is None else bias.detach() - norm.running_mean
     return ((weight * scale.view(-1, 1, 1, 1)).to(weight.dtype),
@@ -92,21 +94,22 @@ class WinogradConvolution(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor, dilation: int = 1,
                  activation: str | None = None) -> None:
         super().__init__()
-        make = {'dtype': torch.float64, 'device': weight.device}
         kernel = torch.tensor([
             [1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
-            [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]], **make)
+            [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]], dtype=torch.float64)
         inputs = torch.tensor([
             [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
-            [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]], **make)
+            [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]], dtype=torch.float64)
         outputs = torch.tensor([
             [1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
-            **make)
-        out_channels, in_channels = weight.shape[:2]
+            dtype=torch.float64)
         # One matrix (in, out) for each of the 36 products.
-        transformed = torch.einsum('ai,bj,ocij->abco', kernel, kernel, weight.double())
-        self.register_buffer('weight', transformed.reshape(36, in_channels, out_channels)
-                             .to(weight.dtype))
+        taps = weight.permute(2, 3, 1, 0)
+        transformed = weight.new_empty(36, *taps.shape[2:])
+        if not weight.is_meta:  # as in `folded`
+            transformed.copy_((torch.kron(kernel, kernel) @ taps.reshape(9, -1).double()
+                               ).view_as(transformed))
+        self.register_buffer('weight', transformed)
         self.register_buffer('bias', bias)
         self.register_buffer('inputs', torch.kron(inputs, inputs).to(weight.dtype))
         self.register_buffer('outputs', torch.kron(outputs, outputs).to(weight.dtype))

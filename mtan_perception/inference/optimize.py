@@ -13,7 +13,7 @@ The network as it is best executed: the same function with less work.
 * A task that is not wanted is not computed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn, Tensor
@@ -32,29 +32,32 @@ class OptimizedMTAN(nn.Module):
 
     :param network: the network, on any device, in float32 or float64. It is read, not changed.
     :param factory: makes the convolutions; see mtan_perception.inference.convolution.
+    :param place: returns each finished buffer where it shall lie; called part by part, always in
+        one order.
     """
 
-    def __init__(self, network: MTANDeepLabv3, factory: Factory = Convolution) -> None:
+    def __init__(self, network: MTANDeepLabv3, factory: Factory = Convolution,
+                 place: Callable[[Tensor], Tensor] = lambda buffer: buffer) -> None:
         super().__init__()
         self.tasks = dict(network.tasks)
         self.activations = dict(network.activations)
         trunk = network.trunk
-        self.stem = fold(trunk.conv1, trunk.bn1, 'relu', factory)
+        self.stem = fold(trunk.conv1, trunk.bn1, 'relu', factory)._apply(place)
         self.maxpool = trunk.maxpool
         self.bodies, self.ends = nn.ModuleList(), nn.ModuleList()
         for stage in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4):
-            *body, end = (_Block(block, factory) for block in stage)
+            *body, end = (_Block(block, factory)._apply(place) for block in stage)
             self.bodies.append(nn.Sequential(*body))
             self.ends.append(end)
         self.masks = nn.ModuleList([
-            nn.ModuleDict({name: _Mask(mask, width, stage > 0, factory)
+            nn.ModuleDict({name: _Mask(mask, width, stage > 0, factory)._apply(place)
                            for name, mask in masks.items()})
             for stage, (masks, width) in enumerate(
                 zip(network.masks, trunk.channels, strict=True))])
         self.encoders = nn.ModuleList([
-            nn.Sequential(_Block(encoder.block, factory), encoder.pool)
+            nn.Sequential(_Block(encoder.block, factory)._apply(place), encoder.pool)
             for encoder in network.shared_encoders])
-        self.heads = nn.ModuleDict({name: _Head(head, factory)
+        self.heads = nn.ModuleDict({name: _Head(head, factory)._apply(place)
                                     for name, head in network.decoders.items()})
         self._merged: dict[tuple[int, tuple[str, ...]], Convolution] = {}
         self.eval().requires_grad_(False)
@@ -132,10 +135,10 @@ class _Mask(nn.Module):
     def __init__(self, mask: AttentionMask, width: int, attends: bool, factory: Factory) -> None:
         super().__init__()
         weight, bias = folded(mask[0], mask[1])
-        self.register_buffer('weight', weight[:, :width].clone())
+        self.register_buffer('weight', weight[:, :width].contiguous())
         self.register_buffer('bias', bias)
         if attends:
-            self.encoded = factory(weight[:, width:].clone(), None, activation='relu')
+            self.encoded = factory(weight[:, width:].contiguous(), None, activation='relu')
         self.out = fold(mask[3], mask[4], 'sigmoid', factory)
 
 
@@ -151,8 +154,8 @@ class _Head(nn.Module):
         self.pooling = fold(pooling[1], pooling[2], 'relu')
         weight, bias = folded(pyramid.project[0], pyramid.project[1])
         *parts, pooled = weight.split(pooling[1].out_channels, dim=1)
-        self.projections = nn.ModuleList([factory(part.clone(), None) for part in parts])
-        self.pooled = Convolution(pooled.clone(), bias)
+        self.projections = nn.ModuleList([factory(part.contiguous(), None) for part in parts])
+        self.pooled = Convolution(pooled.contiguous(), bias)
         self.convolution = fold(convolution, norm, 'relu', factory)
         self.out = fold(out, None, None, factory)
 

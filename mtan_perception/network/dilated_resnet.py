@@ -115,7 +115,8 @@ class DilatedResNet(nn.Module):
             setattr(self, f'layer{index + 1}', nn.Sequential(*blocks))
 
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            # A network without content has nothing to draw, and torch loads its compiler for it.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
 
     def forward(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:

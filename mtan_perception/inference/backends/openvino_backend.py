@@ -14,7 +14,7 @@ from torch import Tensor
 from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.convolution import Convolution, cpu_convolution
 from mtan_perception.inference.errors import BackendError
-from mtan_perception.inference.optimize import OptimizedMTAN
+from mtan_perception.inference.mapped_weights import optimize_mapped
 from mtan_perception.inference.postprocess import finish
 from mtan_perception.network import MTANDeepLabv3
 
@@ -50,8 +50,9 @@ class OpenVINOBackend:
             raise BackendError(
                 f'{error}; install it with: python3 -m pip install openvino') from error
         self.precision, self._axes = precision, axes
-        self._network = OptimizedMTAN(
-            load(), cpu_convolution if precision == 'fp32' else Convolution)
+        self._network, self._read_once = optimize_mapped(
+            load(), cpu_convolution if precision == 'fp32' else Convolution,
+            torch.contiguous_format)
         self._core = openvino.Core()
         self._requests: LatestUsed[Any] = LatestUsed(_MAX_MODELS)
         self._seen: set[tuple] = set()
@@ -100,9 +101,11 @@ class OpenVINOBackend:
         try:
             model = build_model(self._network, size, tasks, self._axes)
             # The default precision would be whatever the processor is fastest in.
-            compiled = self._core.compile_model(model, 'CPU', {
-                'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': _HINTS[self.precision],
-                'INFERENCE_NUM_THREADS': self._threads})
+            with self._read_once():
+                compiled = self._core.compile_model(model, 'CPU', {
+                    'PERFORMANCE_HINT': 'LATENCY',
+                    'INFERENCE_PRECISION_HINT': _HINTS[self.precision],
+                    'INFERENCE_NUM_THREADS': self._threads})
             request = compiled.create_infer_request()
         except RuntimeError as error:
             raise BackendError(f'openvino cannot build the network: {error}') from error

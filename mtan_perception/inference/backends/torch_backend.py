@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.convolution import Convolution, cpu_convolution
+from mtan_perception.inference.mapped_weights import optimize_mapped
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import finish
 from mtan_perception.network import MTANDeepLabv3
@@ -33,17 +34,15 @@ class TorchBackend:
 
     def __init__(self, load: Callable[[], MTANDeepLabv3], device: torch.device, precision: str,
                  axes: str, compiled: bool = False) -> None:
-        self.name, self.precision = 'compile' if compiled else 'torch', precision
-        self._device, self._axes = device, axes
+        self.name = 'compile' if compiled else 'torch'
+        self.precision, self._device, self._axes = precision, device, axes
         # Winograd's sums cancel, which half precision does not stand; torch.compile and tensor
         # cores do better with plain convolutions.
-        plain = compiled or device.type != 'cpu' or precision != 'fp32'
-        network = OptimizedMTAN(load(), Convolution if plain else cpu_convolution)
-        largest = max(tensor.abs().max().item() for tensor in network.state_dict().values())
-        if largest > torch.finfo(DTYPES[precision]).max:
-            _LOGGER.warning('precision: a weight of %.3g is out of the range of %s; going on '
-                            'with fp32', largest, precision)
-            self.precision = 'fp32'
+        if compiled or device.type != 'cpu' or precision != 'fp32':
+            network = OptimizedMTAN(load(), Convolution)
+            self.precision = _hold(network, precision)
+        else:
+            network, _ = optimize_mapped(load(), cpu_convolution, torch.channels_last)
         self._dtype = DTYPES[self.precision]
         # Convolutions on CPUs and on tensor cores work on this layout and convert from others.
         self._network = network.to(device, self._dtype, memory_format=torch.channels_last)
@@ -82,3 +81,13 @@ class TorchBackend:
             graph.replay()
             return outputs
         return replay
+
+
+def _hold(network: OptimizedMTAN, precision: str) -> str:
+    """Return the precision, or fp32 with a warning where it cannot hold the weights."""
+    largest = max(tensor.abs().max().item() for tensor in network.state_dict().values())
+    if largest <= torch.finfo(DTYPES[precision]).max:
+        return precision
+    _LOGGER.warning('precision: a weight of %.3g is out of the range of %s; going on with fp32',
+                    largest, precision)
+    return 'fp32'

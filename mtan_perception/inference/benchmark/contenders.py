@@ -13,11 +13,10 @@ import tempfile
 import warnings
 
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 
 from mtan_perception.checkpoint import load_network
 from mtan_perception.inference.backends import BACKENDS, build_backend
-from mtan_perception.inference.benchmark.original import ReferenceMTAN
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.tasks import NYUV2_TASKS
 
@@ -39,6 +38,7 @@ def prepare(name: str, folder: Path, x: Tensor, tasks: tuple[str, ...], precisio
     owner, _, runtime = name.partition('/')
     if owner == 'ours':
         return _ours(runtime, folder, x, tasks, precision)
+    from mtan_perception.inference.benchmark.original import ReferenceMTAN  # and torchvision
     network = ReferenceMTAN(NYUV2_TASKS).eval().requires_grad_(False)
     network.load_state_dict(torch.load(folder / ORIGINAL_WEIGHTS, weights_only=True))
     try:
@@ -55,11 +55,11 @@ def _ours(runtime: str, folder: Path, x: Tensor, tasks: tuple[str, ...], precisi
     return lambda: backend(x, tasks)
 
 
-def _eager(network: ReferenceMTAN, x: Tensor, precision: str) -> Run:
+def _eager(network: nn.Module, x: Tensor, precision: str) -> Run:
     return lambda: network(x)
 
 
-def _compile(network: ReferenceMTAN, x: Tensor, precision: str) -> Run:
+def _compile(network: nn.Module, x: Tensor, precision: str) -> Run:
     if x.device.type == 'cpu':
         compiled = torch.compile(network, dynamic=False)
     else:
@@ -71,7 +71,7 @@ def _compile(network: ReferenceMTAN, x: Tensor, precision: str) -> Run:
     return lambda: compiled(x)
 
 
-def _openvino(network: ReferenceMTAN, x: Tensor, precision: str) -> Run:
+def _openvino(network: nn.Module, x: Tensor, precision: str) -> Run:
     import openvino
     if x.device.type != 'cpu':
         raise BackendError('runs on the CPU')
@@ -84,7 +84,7 @@ def _openvino(network: ReferenceMTAN, x: Tensor, precision: str) -> Run:
         {0: image}, share_inputs=True).values()), strict=True))
 
 
-def _onnxruntime(network: ReferenceMTAN, x: Tensor, precision: str) -> Run:
+def _onnxruntime(network: nn.Module, x: Tensor, precision: str) -> Run:
     import onnx  # noqa: F401 (torch.onnx needs it)
     import onnxruntime
     if x.device.type != 'cpu':

@@ -1,0 +1,142 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The optimised network's weights in a file that is mapped into memory.
+
+Folding takes seconds, and as much memory again; the next start is spared both. A runtime that
+packs weights for itself has them in memory once: the system may drop pages of a file, and does so
+here as soon as they are read.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+import ctypes
+import hashlib
+import logging
+import mmap
+from pathlib import Path
+import threading
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtan_perception import __version__
+from mtan_perception.inference import convolution, optimize
+from mtan_perception.inference.artefacts import fingerprint, provide
+from mtan_perception.inference.convolution import Factory
+from mtan_perception.inference.optimize import OptimizedMTAN
+from mtan_perception.network import MTANDeepLabv3
+
+_LOGGER = logging.getLogger(__name__)
+
+_ALIGNMENT = 64  # bytes: a cache line, and the widest register
+_EVICTION_PERIOD = 0.02  # seconds
+
+
+class MappedWeights:
+    """
+    Float32 buffers in a file, one after the other as they were placed.
+
+    :param path: what `write` wrote.
+    :param memory_format: as given to `write`.
+    """
+
+    def __init__(self, path: Path, memory_format: torch.memory_format) -> None:
+        with open(path, 'rb') as file:
+            # Private: torch wants memory that it could write to, and the file stays as it is.
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._values = torch.from_numpy(np.frombuffer(self._map, np.float32))
+        self._memory_format = memory_format
+        self._end = 0
+
+    def place(self, buffer: Tensor) -> Tensor:
+        """Return the next buffer of the file, which has the shape of this one."""
+        start, self._end = self._end, self._end + _padded(buffer.numel())
+        stride = torch.empty(buffer.shape, device='meta',
+                             memory_format=_layout(buffer, self._memory_format)).stride()
+        return self._values[start:start + buffer.numel()].as_strided(
+            buffer.shape, stride, start)
+
+    @contextmanager
+    def read_once(self) -> Iterator[None]:
+        """Meanwhile give pages back as they are read; one that is read again is loaded again."""
+        done = threading.Event()
+        thread = threading.Thread(target=self._evict, args=[done], name='weights-eviction')
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _evict(self, done: threading.Event) -> None:
+        if not hasattr(mmap, 'MADV_DONTNEED'):  # not on Linux
+            return
+        while not done.wait(_EVICTION_PERIOD):
+            self._map.madvise(mmap.MADV_DONTNEED)
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def optimize_mapped(network: MTANDeepLabv3, factory: Factory, memory_format: torch.memory_format
+                    ) -> tuple[OptimizedMTAN, Callable[[], AbstractContextManager]]:
+    """
+    Return the optimised network with its weights in a file that is kept between starts.
+
+    :param network: in float32 on the CPU; it is used up.
+    :param factory: makes the convolutions.
+    :param memory_format: of their weights.
+    :returns: also MappedWeights.read_once, for what packs the weights for itself.
+
+    Where the file cannot be had, a warning says why and the weights are in memory.
+    """
+    key = {'weights': fingerprint(network.state_dict()), 'mtan_perception': __version__,
+           'torch': torch.__version__, 'code': _code(), 'convolutions': factory.__name__,
+           'memory_format': str(memory_format)}
+    try:
+        weights = MappedWeights(provide(
+            'weights.bin', key, lambda path: write(path, network, factory, memory_format)),
+            memory_format)
+    except OSError as error:
+        _LOGGER.warning('cache: %s; the next start will have to fold the weights again, and more '
+                        'memory is used: give $MTAN_CACHE a folder with enough space', error)
+        return OptimizedMTAN(network, factory), nullcontext
+    return OptimizedMTAN(network.to('meta'), factory, weights.place), weights.read_once
+
+
+def write(path: Path, network: MTANDeepLabv3, factory: Factory,
+          memory_format: torch.memory_format) -> None:
+    """Write the optimised network's weights, of which few are in memory at a time."""
+    with open(path, 'wb') as file:
+        def place(buffer: Tensor) -> Tensor:
+            content = buffer.contiguous(memory_format=_layout(buffer, memory_format))
+            file.write(content.as_strided((content.numel(),), (1,)).numpy())
+            file.write(bytes(4 * (_padded(content.numel()) - content.numel())))
+            return buffer.to('meta')
+        OptimizedMTAN(network, factory, place)
+    _trim()
+
+
+def _trim() -> None:
+    """Give the system what malloc has kept of intermediates: half as much as the weights."""
+    with contextlib.suppress(AttributeError, OSError):  # only the GNU library has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _layout(buffer: Tensor, memory_format: torch.memory_format) -> torch.memory_format:
+    return memory_format if buffer.dim() == 4 else torch.contiguous_format
+
+
+def _padded(count: int) -> int:
+    """Return the float32 values that `count` of them take with the gap up to the next buffer."""
+    unit = _ALIGNMENT // 4
+    return -(-count // unit) * unit
+
+
+def _code() -> str:
+    """Return a hash of what makes the weights, and of their order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for module in (optimize, convolution):
+        digest.update(Path(module.__file__).read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,91 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weights in a mapped file: the same network, folded once, and no pages that nobody reads."""
+
+import logging
+from pathlib import Path
+import re
+
+import pytest
+import torch
+
+from mtan_perception.checkpoint import load_network
+from mtan_perception.inference.convolution import Convolution, cpu_convolution
+from mtan_perception.inference.mapped_weights import optimize_mapped
+from mtan_perception.inference.optimize import OptimizedMTAN
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Return a cache folder that does not exist yet."""
+    monkeypatch.setenv('MTAN_CACHE', str(tmp_path / 'cache'))
+    return tmp_path / 'cache'
+
+
+def load():
+    return load_network('random')[0]
+
+
+def resident(path):
+    """Return the KiB of a mapped file that are in this process's memory."""
+    maps = Path('/proc/self/smaps').read_text()
+    found = re.findall(rf'{re.escape(str(path))}\n(?:\w+:.*\n)*?Rss: +(\d+) kB', maps)
+    assert found, f'{path} is not mapped'
+    return sum(map(int, found))
+
+
+@pytest.mark.parametrize('memory_format', FORMATS, ids=['contiguous', 'channels_last'])
+@pytest.mark.parametrize('factory', [Convolution, cpu_convolution])
+def test_the_file_holds_the_same_weights(factory, memory_format):
+    """Written, and read by a later start: each buffer is the one folded in memory."""
+    expected = OptimizedMTAN(load(), factory).state_dict()
+    for _ in range(2):
+        network, _ = optimize_mapped(load(), factory, memory_format)
+        found = network.state_dict()
+        assert list(found) == list(expected)
+        for name, tensor in found.items():
+            assert torch.equal(tensor, expected[name]), name
+            assert tensor.dim() != 4 or tensor.is_contiguous(memory_format=memory_format), name
+            assert tensor.data_ptr() % 64 == 0, name
+
+
+def test_a_later_start_folds_nothing(caplog):
+    """Other weights have a file of their own."""
+    with caplog.at_level(logging.INFO):
+        optimize_mapped(load(), Convolution, torch.channels_last)
+        assert caplog.text.count('building weights.bin') == 1
+        optimize_mapped(load(), Convolution, torch.channels_last)
+        assert caplog.text.count('building weights.bin') == 1
+        other = load()
+        torch.nn.init.ones_(other.decoders['depth'][-1].bias)
+        network, _ = optimize_mapped(other, Convolution, torch.channels_last)
+    assert caplog.text.count('building weights.bin') == 2
+    assert network.heads['depth'].out.bias == 1
+
+
+def test_pages_that_were_read_are_given_back(cache):
+    """While they are read as well, and what is read again is right."""
+    network, read_once = optimize_mapped(load(), Convolution, torch.channels_last)
+    path = next(cache.glob('*/weights.bin'))
+    expected = OptimizedMTAN(load(), Convolution).state_dict()
+    with read_once():
+        for _ in range(3):
+            for name, tensor in network.state_dict().items():
+                assert torch.equal(tensor, expected[name]), name
+    assert resident(path) == 0
+    x = torch.randn(1, 3, 32, 32)
+    found = network.logits(x)['depth']
+    assert resident(path) > 0
+    assert torch.equal(found, OptimizedMTAN(load(), Convolution).logits(x)['depth'])
+
+
+def test_without_a_cache_the_weights_are_in_memory(cache, caplog):
+    """A warning names the folder and the remedy."""
+    cache.write_text('a file where a folder should be')
+    network, read_once = optimize_mapped(load(), Convolution, torch.channels_last)
+    with read_once():
+        found = network.logits(torch.zeros(1, 3, 32, 32))
+    assert set(found) == {'segmentation', 'depth', 'normal'}
+    assert str(cache) in caplog.text and '$MTAN_CACHE' in caplog.text
