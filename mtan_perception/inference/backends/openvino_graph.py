@@ -71,26 +71,30 @@ def _activate(y: Node, activation) -> Node:
 
 def _convolve(module: nn.Module, x: Node, addend: Node | None = None) -> Node:
     if isinstance(module, WinogradConvolution):
-        y = _winograd(module, x)
-    else:
-        pads = [module.padding] * 2
-        y = ops.convolution(x, _constant(module.weight), [module.stride] * 2, pads, pads,
-                            [module.dilation] * 2)
+        return _winograd(module, x, addend)
+    pads = [module.padding] * 2
+    y = ops.convolution(x, _constant(module.weight), [module.stride] * 2, pads, pads,
+                        [module.dilation] * 2)
     if module.bias is not None:
         y = ops.add(y, _constant(module.bias.view(1, -1, 1, 1)))
     return _activate(y if addend is None else ops.add(y, addend), module.activation)
 
 
-def _winograd(module: WinogradConvolution, x: Node) -> Node:
-    """Return weight * x by the steps of WinogradConvolution, for one image."""
+def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node:
+    """
+    Return activation(weight * x + bias + addend) by the steps of WinogradConvolution.
+
+    Maps have their channels last in memory. A transpose to or from that order costs nothing as
+    long as it stands at the border: padding comes before the one, all else before the other.
+    """
     _, channels, height, width = _shape(x)
     d = module.dilation
     rows, columns = (-(-length // (4 * d)) for length in (height, width))
-    pixels = ops.transpose(x, _integers(0, 2, 3, 1))
     padded_width = (4 * columns + 2) * d
-    padded = ops.pad(pixels, _integers(0, d, d, 0), _integers(
-        0, (4 * rows + 1) * d - height, (4 * columns + 1) * d - width, 0), 'constant')
-    count = _shape(padded)[0]
+    padded = ops.pad(x, _integers(0, 0, d, d), _integers(
+        0, 0, (4 * rows + 1) * d - height, (4 * columns + 1) * d - width), 'constant')
+    pixels = ops.transpose(padded, _integers(0, 2, 3, 1))
+    count = _shape(pixels)[0]
     # Whole pixels are gathered at once, each a row of its channels: the inputs (6, 6, tiles).
     place = np.arange(count * (4 * rows + 2) * d * padded_width, dtype=np.int32)
     place = place.reshape(count, (4 * rows + 2) * d, padded_width)
@@ -99,7 +103,7 @@ def _winograd(module: WinogradConvolution, x: Node) -> Node:
     tiles = tiles.as_strided(
         (6, 6, count, rows, d, columns, d),
         (d * row, d * column, image, 4 * d * row, row, 4 * d * column, column))
-    flat = ops.reshape(padded, _integers(-1, channels), False)
+    flat = ops.reshape(pixels, _integers(-1, channels), False)
     tiles = ops.gather(flat, _constant(tiles.reshape(-1)), _integers(0))
     tiles = ops.matmul(_constant(module.inputs),
                        ops.reshape(tiles, _integers(36, -1), False), False, False)
@@ -114,7 +118,10 @@ def _winograd(module: WinogradConvolution, x: Node) -> Node:
     out = module.weight.shape[2]
     y = ops.gather(ops.reshape(y, _integers(-1, out), False), _constant(place.contiguous()),
                    _integers(0))
-    return ops.transpose(y, _integers(0, 3, 1, 2))
+    y = ops.add(y, _constant(module.bias))
+    if addend is not None:
+        y = ops.add(y, ops.transpose(addend, _integers(0, 2, 3, 1)))
+    return ops.transpose(_activate(y, module.activation), _integers(0, 3, 1, 2))
 
 
 def _maxpool(x: Node, pool: nn.MaxPool2d) -> Node:
