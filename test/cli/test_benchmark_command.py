@@ -38,15 +38,21 @@ def test_each_size_and_the_subsets_are_measured_with_those_that_can():
     """What failed is not tried again, and original/compile would take minutes for each size."""
     calls = []
 
-    def measure(names, image, tasks, rounds):
+    def measure(names, image, tasks, rounds, processes, all_tasks=None):
         calls.append((list(names), image.shape, len(tasks), rounds))
+        assert (all_tasks == 'prepared for all tasks') == (len(tasks) < 3)
+        for name in names:
+            processes.setdefault(name, 'prepared for all tasks')
         return [SimpleNamespace(contender=name, problem='no' if 'onnx' in name else None,
                                 seconds=[1.0], median=2.0 - ('openvino' in name))
                 for name in names]
 
     names = ['original/compile', 'ours/torch', 'ours/openvino', 'ours/onnxruntime']
     images = [np.empty((1, 3, 8, 16)), np.empty((1, 3, 16, 32))]
-    results = benchmark._measure_network(measure, images, names, 5, with_subsets=True)
+    processes = {}
+    results = benchmark._measure_network(
+        measure, processes, images, names, 5, with_subsets=True)
+    assert set(processes) == {*names, 'ours/openvino again'}
     assert calls[0] == (names, (1, 3, 8, 16), 3, 5)
     assert [call[2] for call in calls[1:-1]] == [1, 1, 1, 2, 2, 2]
     assert all(call[0] == ['ours/openvino'] and call[3] == 5 for call in calls[1:-1])

@@ -32,12 +32,13 @@ def test_the_table_names_what_failed_and_divides_medians():
     tasks = 'depth',
     results = [Measurement('original/eager', (8, 8), tasks, [3.0, 2.0, 9.0], 4.0, 100.0),
                Measurement('original/openvino', (8, 8), tasks, problem='not installed'),
-               Measurement('ours/torch', (8, 8), tasks, [1.0, 2.0], 1.0, None, {'depth': 0.001})]
+               Measurement('ours/torch', (8, 8), tasks, [1.0, 2.0], 1.0, None, {'depth': 0.001},
+                           [4.0, 2.0])]
     text = table(results)
     title, *_, eager, openvino, ours = text.splitlines()
     assert title == '8x8, depth' and openvino.endswith('not installed')
     assert eager.split()[1:4] == ['3000.0', '2000.0..9000.0', '1.00']
-    assert ours.split()[1:4] == ['1500.0', '1000.0..2000.0', '2.00'] and '1.0e-03' in ours
+    assert ours.split()[1:5] == ['1500.0', '1000.0..2000.0', '2.00', '0.62'] and '1.0e-03' in ours
 
 
 def test_contenders_run_in_processes_of_their_own(tmp_path):
@@ -71,6 +72,28 @@ def test_contenders_run_in_processes_of_their_own(tmp_path):
         ['prepare', 'save', *['measure'] * 3, 'memory'], ['prepare'],
         ['prepare', 'save', *['measure'] * 3, 'memory']]
     assert 'ours/broken: BackendError: no such runtime' in said
+
+
+def test_some_tasks_are_measured_in_turn_with_all(tmp_path):
+    """A machine that slows down slows both, and the share of one in the other stays."""
+    order = []
+
+    class Process:
+
+        def __init__(self, name):
+            self.name = name
+
+        def ask(self, method, *arguments, patience=0):
+            order.append((self.name, method))
+            return len(order)
+    result, = comparison.measure(
+        ['ours/torch'], tmp_path, np.zeros((1, 3, 8, 8), np.float32), ['depth'],
+        {'ours/torch': Process('some')}, 2, 'cpu', 'fp32', order.append,
+        all_tasks=Process('all'))
+    assert [step for step in order if 'measure' in step] == [
+        ('all', 'measure'), ('some', 'measure')] * 2
+    (first, second), (first_all, second_all) = result.seconds, result.all_tasks
+    assert result.share == pytest.approx((first / first_all + second / second_all) / 2)
 
 
 def test_a_worker_answers_line_by_line(tmp_path):

@@ -47,12 +47,20 @@ class Measurement:
     """Peak MiB of its process (of the device, on a GPU), where this was the first it did."""
     agreement: dict[str, float] = field(default_factory=dict)
     """With the original in eager fp32: see `compare`."""
+    all_tasks: list[float] = field(default_factory=list)
+    """Seconds that all tasks took in the same rounds, where these are some of them."""
     problem: str | None = None
 
     @property
     def median(self) -> float:
         """Median seconds."""
         return statistics.median(self.seconds)
+
+    @property
+    def share(self) -> float | None:
+        """Part of the time of all tasks, the median over the rounds; None without them."""
+        return statistics.median(some / every for some, every in zip(
+            self.seconds, self.all_tasks, strict=True)) if self.all_tasks else None
 
 
 class _Process:
@@ -106,7 +114,8 @@ def write_weights(folder: Path) -> None:
 
 def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: Sequence[str],
             processes: dict[str, Any], rounds: int, device: str, precision: str,
-            say: Callable[[str], None], patience: float = 600) -> list[Measurement]:
+            say: Callable[[str], None], patience: float = 600,
+            all_tasks: Any = None) -> list[Measurement]:
     """
     Return a measurement of each contender, interleaved, round by round.
 
@@ -115,6 +124,7 @@ def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: S
     :param processes: those of the contenders, by name; filled as needed, kept between calls.
     :param say: is told what is being prepared.
     :param patience: seconds that a contender may take up to its first result.
+    :param all_tasks: a process that is prepared for all tasks, to be measured in each round too.
     """
     size = tuple(image.shape[2:])
     np.save(folder / 'image.npy', image)
@@ -136,6 +146,8 @@ def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: S
     for number in range(rounds):
         say(f'round {number + 1} of {rounds}')
         for result in running:
+            if all_tasks is not None:
+                result.all_tasks.append(all_tasks.ask('measure'))
             result.seconds.append(processes[result.contender].ask('measure'))
     for result in running:
         if result.contender in fresh:
@@ -221,10 +233,10 @@ def table(results: Sequence[Measurement]) -> str:
             baseline = next((other.median for other in results if other.contender == BASELINE
                              and other.size == result.size and other.seconds), None)
             lines += ['', f"{result.size[0]}x{result.size[1]}, {', '.join(result.tasks)}",
-                      f"{'':24} {'median':>9} {'min..max':>17} {'original/':>9} {'first':>7} "
-                      f"{'memory':>8} {'equal':>9} {'depth':>8} {'normal':>8}",
-                      f"{'':24} {'ms':>9} {'ms':>17} {'this':>9} {'s':>7} "
-                      f"{'MiB':>8} {'classes %':>9} {'rel.':>8} {'deg':>8}"]
+                      f"{'':24} {'median':>9} {'min..max':>17} {'original/':>9} {'this/':>7} "
+                      f"{'first':>7} {'memory':>8} {'equal':>9} {'depth':>8} {'normal':>8}",
+                      f"{'':24} {'ms':>9} {'ms':>17} {'this':>9} {'all':>7} "
+                      f"{'s':>7} {'MiB':>8} {'classes %':>9} {'rel.':>8} {'deg':>8}"]
         lines.append(_row(result, baseline))
     return '\n'.join(lines).lstrip('\n')
 
@@ -234,8 +246,9 @@ def _row(result: Measurement, baseline: float | None) -> str:
         return f'{result.contender:24} {result.problem}'
     spread = f'{1000 * min(result.seconds):.1f}..{1000 * max(result.seconds):.1f}'
     ratio = f'{baseline / result.median:.2f}' if baseline else '-'
+    share = '-' if result.share is None else f'{result.share:.2f}'
     text = (f'{result.contender:24} {1000 * result.median:9.1f} {spread:>17} {ratio:>9} '
-            f'{result.prepared:7.1f} '
+            f'{share:>7} {result.prepared:7.1f} '
             + (f"{'-':>8} " if result.memory is None else f'{result.memory:8.0f} '))
     forms = (('label', lambda share: f'{100 * share:9.3f}'), ('depth', lambda x: f'{x:8.1e}'),
              ('normal', lambda angle: f'{angle:8.4f}'))
