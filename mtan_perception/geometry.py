@@ -88,19 +88,13 @@ def pixel_rays(size: tuple[int, int], intrinsics: np.ndarray) -> tuple[np.ndarra
 
 def back_project(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """
-    Return the point (x, y, z) in metres of each pixel, (H, W, 3), from `depth` (H, W) along z.
+    Return the point of each pixel in metres, (3, H, W): all x, all y, all z.
 
-    An unknown (NaN) depth gives a point of NaNs. The type of `depth` is kept.
+    :param depth: (H, W) along z; an unknown one (NaN) gives a point of NaNs. Its type is kept.
     """
-    points = np.empty((*depth.shape, 3), depth.dtype)
-    write_points(depth, intrinsics, *np.moveaxis(points, -1, 0))
-    return points
-
-
-def write_points(depth: np.ndarray, intrinsics: np.ndarray, x: np.ndarray, y: np.ndarray,
-                 z: np.ndarray) -> None:
-    """Write what `back_project` returns into three arrays (H, W), of whatever strides."""
+    points = np.empty((3, *depth.shape), depth.dtype)
     right, down = (ray.astype(depth.dtype) for ray in pixel_rays(depth.shape, intrinsics))
-    np.multiply(depth, right, out=x)
-    np.multiply(depth, down, out=y)
-    z[...] = depth
+    np.multiply(depth, right, out=points[0])
+    np.multiply(depth, down, out=points[1])
+    points[2] = depth
+    return points

@@ -63,10 +63,10 @@ def test_back_projection_by_hand():
     depth = np.full((3, 4), 4.0, np.float32)
     depth[2, 0] = np.nan
     points = back_project(depth, np.array([[2.0, 0, 1], [0, 8, 1], [0, 0, 1]]))
-    assert points.dtype == np.float32 and points.shape == (3, 4, 3)
-    assert points[0, 3].tolist() == [4.0, -0.5, 4.0]
-    assert points[1, 1].tolist() == [0.0, 0.0, 4.0]
-    assert np.isnan(points[2, 0]).all() and np.isfinite(points).sum() == 33
+    assert points.dtype == np.float32 and points.shape == (3, 3, 4)
+    assert points[:, 0, 3].tolist() == [4.0, -0.5, 4.0]
+    assert points[:, 1, 1].tolist() == [0.0, 0.0, 4.0]
+    assert np.isnan(points[:, 2, 0]).all() and np.isfinite(points).sum() == 33
 
 
 def test_nyu_normals_point_toward_the_camera():

@@ -15,8 +15,9 @@ from mtan_perception.labels import UNLABELLED
 from mtan_perception.node.clouds import (
     cloud_size,
     CloudOptions,
-    faces_camera,
     fill_cloud,
+    leave_out_grazing,
+    look_up,
     POINT,
     select_classes,
 )
@@ -26,7 +27,6 @@ from mtan_perception.node.obstacles import (
     find_floor,
     find_obstacles,
     Plane,
-    select,
     thin,
 )
 from mtan_perception.node.parameters import Settings
@@ -62,22 +62,23 @@ def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: 
     :param last_floor: the floor of an earlier frame, for one that shows too little floor.
     :returns: the message, and the floor that it was made with.
     """
-    points, normal = back_project(prediction.depth, intrinsics), prediction.normal
-    if normal is not None and settings.points_max_edge_angle < 90:
-        grazing = ~faces_camera(normal, intrinsics, settings.points_max_edge_angle)
-        points[grazing] = np.nan
-    label = prediction.label
+    depth, normal, label = prediction.depth, prediction.normal, prediction.label
+    if normal is not None:
+        depth = leave_out_grazing(depth, normal, intrinsics, settings.points_max_edge_angle)
     if label is None:
-        label = np.full(prediction.depth.shape, UNLABELLED, np.uint8)
+        label = np.full(depth.shape, UNLABELLED, np.uint8)
+    points = back_project(depth, intrinsics)
     floor_ids = class_ids(settings.obstacles_floor_classes, names)
-    is_floor = np.take(floor_ids, label)
-    may_be_floor = is_floor | (label == UNLABELLED) | (not floor_ids.any())
-    is_ceiling = np.take(class_ids(settings.obstacles_ceiling_classes, names), label)
+    ids_of_floor_or_none = floor_ids | (np.arange(256) == UNLABELLED) | (not floor_ids.any())
+    is_floor = look_up(floor_ids, label)
+    is_ceiling = look_up(class_ids(settings.obstacles_ceiling_classes, names), label)
     up = None if base is None else base.normal
-    floor = find_floor(points, is_floor, may_be_floor, normal, up) or base or last_floor
-    found = select(points, find_obstacles(
-        points, is_floor, is_ceiling, normal, floor, settings.obstacles_min_height))
-    return encode_cloud(thin(found, settings.obstacles_voxel_size).view(_XYZ)[:, 0], header), floor
+    floor = find_floor(points, is_floor, look_up(ids_of_floor_or_none, label), normal, up)
+    floor = floor or base or last_floor
+    found = find_obstacles(
+        points, is_floor, is_ceiling, normal, floor, settings.obstacles_min_height)
+    thinned = np.ascontiguousarray(thin(points, found, settings.obstacles_voxel_size))
+    return encode_cloud(thinned.view(_XYZ)[:, 0], header), floor
 
 
 def encode_cloud(points: np.ndarray, header, data: array.array | None = None) -> PointCloud2:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 import math
 
+import cv2
 import numpy as np
 
-from mtan_perception.geometry import pixel_rays, scale_intrinsics, write_points
+from mtan_perception.geometry import back_project, pixel_rays, scale_intrinsics
 from mtan_perception.inference import Prediction
 from mtan_perception.labels import UNLABELLED
 
@@ -20,7 +21,13 @@ _BYTES = {'label': 28, 'confidence': 29}
 POINT = np.dtype({
     'names': [*_FLOATS, *_BYTES], 'formats': ['<f4'] * len(_FLOATS) + ['u1'] * len(_BYTES),
     'offsets': [*_FLOATS.values(), *_BYTES.values()], 'itemsize': 32})
-_NORMAL_NAMES = 'normal_x', 'normal_y', 'normal_z'
+# Where OpenCV puts each channel of what a point is made from, as pairs (from, to). Floats: x, y, z
+# and the normal; bytes: red, green, blue, the label and the confidence.
+_FLOAT_CHANNELS = [
+    channel for index, name in enumerate(('x', 'y', 'z', 'normal_x', 'normal_y', 'normal_z'))
+    for channel in (index, _FLOATS[name] // 4)]
+_BYTE_CHANNELS = [0, _FLOATS['rgb'] + 2, 1, _FLOATS['rgb'] + 1, 2, _FLOATS['rgb'],
+                  3, _BYTES['label'], 4, _BYTES['confidence']]
 ALL_CLASSES = 'all'
 
 
@@ -77,27 +84,41 @@ def fill_cloud(prediction: Prediction, intrinsics: np.ndarray, options: CloudOpt
     :param memory: writable bytes for the points, all 0, in place of an array's own.
     """
     step = (slice(None, None, options.stride),) * 2
-    depth = prediction.depth[step]
-    intrinsics = scale_intrinsics(intrinsics, 1 / options.stride)
-    cloud = (np.zeros(depth.shape, POINT) if memory is None
-             else np.frombuffer(memory, POINT).reshape(depth.shape))
-    color = cloud.view(np.uint8).reshape(*depth.shape, POINT.itemsize)[..., _FLOATS['rgb']:]
-    # Number by number throughout: whole vectors take three times as long.
-    for channel in range(3):
-        color[..., channel] = prediction.image[step][..., 2 - channel]
+    depth, image = prediction.depth[step], prediction.image[step]
+    size, intrinsics = depth.shape, scale_intrinsics(intrinsics, 1 / options.stride)
+    cloud = np.zeros(size, POINT) if memory is None else np.frombuffer(memory, POINT).reshape(size)
     if prediction.label is None:
-        cloud['label'] = UNLABELLED
+        label, confidence = np.full(size, UNLABELLED, np.uint8), np.zeros(size, np.uint8)
     else:
-        cloud['label'], cloud['confidence'] = prediction.label[step], prediction.confidence[step]
-    known = np.take(options.kept, cloud['label'])
-    normal = None if prediction.normal is None else prediction.normal[step]
-    if normal is not None and options.max_edge_angle < 90:
-        known &= faces_camera(normal, intrinsics, options.max_edge_angle)
-    write_points(np.where(known, depth, np.float32(np.nan)), intrinsics,
-                 cloud['x'], cloud['y'], cloud['z'])
-    for axis, name in enumerate(_NORMAL_NAMES):
-        cloud[name] = np.nan if normal is None else normal[..., axis]
+        label, confidence = prediction.label[step], prediction.confidence[step]
+    if prediction.normal is None:
+        normal = np.full((*size, 3), np.nan, np.float32)
+    else:
+        normal = prediction.normal[step]
+        depth = leave_out_grazing(depth, normal, intrinsics, options.max_edge_angle)
+    if not options.kept.all():
+        depth = np.where(look_up(options.kept, label), depth, np.float32(np.nan))
+    x, y, z = back_project(depth, intrinsics)
+    # OpenCV writes between other fields twice as fast as numpy does.
+    bytes_of_points = cloud.view(np.uint8).reshape(*size, POINT.itemsize)
+    cv2.mixChannels([x, y, z, normal], [bytes_of_points.view(np.float32)], _FLOAT_CHANNELS)
+    cv2.mixChannels([image, label, confidence], [bytes_of_points], _BYTE_CHANNELS)
     return cloud
+
+
+def look_up(chosen: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Return whether the class of each pixel, `label` (H, W) uint8, is `chosen`, (256,) bool."""
+    # Twice as fast as chosen[label].
+    return cv2.LUT(label, chosen.view(np.uint8)).view(bool)
+
+
+def leave_out_grazing(depth: np.ndarray, normal: np.ndarray, intrinsics: np.ndarray,
+                      max_angle: float) -> np.ndarray:
+    """Return the depth (H, W), NaN where `faces_camera` says no; an angle of 90 leaves all in."""
+    if max_angle >= 90:
+        return depth
+    seen = faces_camera(normal, intrinsics, max_angle)
+    return np.where(seen, depth, np.float32(np.nan))
 
 
 def faces_camera(normal: np.ndarray, intrinsics: np.ndarray, max_angle: float) -> np.ndarray:

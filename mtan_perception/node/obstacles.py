@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import math
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 _FACING = math.cos(math.radians(45))
@@ -26,8 +27,10 @@ class Plane(NamedTuple):
     offset: float
 
     def heights(self, points: np.ndarray) -> np.ndarray:
-        """Return how far points (..., 3) are above the plane, in metres."""
-        return points @ self.normal.astype(points.dtype) - points.dtype.type(self.offset)
+        """Return how far points (3, ...) are above the plane, in metres."""
+        normal = self.normal.astype(points.dtype)
+        x, y, z = points
+        return normal[0] * x + normal[1] * y + normal[2] * z - points.dtype.type(self.offset)
 
 
 def class_ids(wanted: Iterable[str], names: Sequence[str]) -> np.ndarray:
@@ -36,60 +39,60 @@ def class_ids(wanted: Iterable[str], names: Sequence[str]) -> np.ndarray:
     return np.array([index < len(names) and names[index] in wanted for index in range(256)])
 
 
-def select(points: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return those points (H, W, 3) that are set in `mask` (H, W), as (N, 3), row by row."""
-    # Several times as fast as points[mask].
-    return points.reshape(-1, 3).take(np.flatnonzero(mask), axis=0)
-
-
 def find_floor(points: np.ndarray, is_floor: np.ndarray, may_be_floor: np.ndarray,
                normal: np.ndarray | None, up: np.ndarray | None = None) -> Plane | None:
     """
     Return the plane of the floor in view, None where too little of it is.
 
-    :param points: (H, W, 3) in metres in the camera's frame, NaN where unknown.
+    :param points: (3, H, W) in metres in the camera's frame, NaN where unknown.
     :param is_floor: (H, W) bool: what is floor by its class.
     :param may_be_floor: (H, W) bool: what is nothing else by its class. Where too little is floor
         by class, it is looked for here: a bed that fills the view is level, and no floor.
     :param normal: (H, W, 3), by which it is looked for; or None.
     :param up: the direction against gravity, where it is known; else it is fitted.
     """
-    known = np.isfinite(points[..., 2])
-    found = select(points, known & is_floor)
+    known = np.isfinite(points[2])
+    found = np.flatnonzero(known & is_floor)
     if len(found) < _MIN_FLOOR_POINTS and normal is not None:
-        known &= may_be_floor
-        found = _lowest_level(points[known], normal[known], up)
+        found = _lowest_level(points, known & may_be_floor, normal, up)
     if len(found) < _MIN_FLOOR_POINTS:
         return None
-    found = found[::len(found) // _FIT_POINTS + 1].astype(np.float64)
-    return fit_plane(found) if up is None else Plane(up, float(np.median(found @ up)))
+    found = _take(points, found[::len(found) // _FIT_POINTS + 1]).astype(np.float64)
+    return fit_plane(found) if up is None else Plane(up, float(np.median(up @ found)))
 
 
-def _lowest_level(points: np.ndarray, normal: np.ndarray, up: np.ndarray | None) -> np.ndarray:
-    """Return those points (N, 3) that lie on the lowest of the level surfaces."""
+def _lowest_level(points: np.ndarray, wanted: np.ndarray, normal: np.ndarray,
+                  up: np.ndarray | None) -> np.ndarray:
+    """Return which of the wanted points (H, W) lie on the lowest of the level surfaces, (N,)."""
     # Without a transform a camera is taken to be upright by and large: its y axis points down.
-    level = normal @ (np.array([0.0, -1.0, 0.0]) if up is None else up) > _FACING
-    points, normal = points[level], normal[level]
-    if not len(points):
-        return points
-    heights = points @ normal.mean(axis=0)
-    return points[heights < np.percentile(heights, 5) + 0.1]
+    level = wanted & (normal @ (np.array([0.0, -1.0, 0.0]) if up is None else up) > _FACING)
+    found = np.flatnonzero(level)
+    if not len(found):
+        return found
+    heights = normal[level].mean(axis=0) @ _take(points, found)
+    return found[heights < np.percentile(heights, 5) + 0.1]
+
+
+def _take(points: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return, of points (3, H, W), those of the flat indices `found` (N,), as (3, N)."""
+    return points.reshape(3, -1).take(found, axis=1)
 
 
 def fit_plane(points: np.ndarray) -> Plane:
     """
-    Fit the plane below the camera through most of the points (N, 3), leaving outliers aside.
+    Fit the plane below the camera through most of the points (3, N), leaving outliers aside.
 
     A depth's error grows with the depth, so near points count more.
     """
-    weights = 1 / points[:, 2] ** 2
-    kept = np.ones(len(points), bool)
+    weights = 1 / points[2] ** 2
+    kept = np.ones(points.shape[1], bool)
     for _ in range(_FIT_ROUNDS):
-        share = weights * kept / (weights * kept).sum()
-        centre = share @ points
-        offsets = points - centre
-        normal = np.linalg.eigh((offsets * share[:, None]).T @ offsets)[1][:, 0]
-        distances = np.abs(offsets @ normal)
+        share = weights * kept
+        share /= share.sum()
+        centre = points @ share
+        offsets = points - centre[:, None]
+        normal = np.linalg.eigh((offsets * share) @ offsets.T)[1][:, 0]
+        distances = np.abs(normal @ offsets)
         # 1.48 times the median deviation is the standard deviation of a normal distribution.
         spread = max(1.48 * np.median(distances[kept]), _MIN_SPREAD)
         before, kept = kept, distances <= 2.5 * spread
@@ -111,11 +114,11 @@ def find_obstacles(points: np.ndarray, is_floor: np.ndarray, is_ceiling: np.ndar
     the plane. So a box keeps its top, and a wall that is called floor stays an obstacle. Without
     a plane only the class is left, and decides.
 
-    :param points: (H, W, 3) in metres in the camera's frame, NaN where unknown.
+    :param points: (3, H, W) in metres in the camera's frame, NaN where unknown.
     :param is_floor, is_ceiling: (H, W) bool, by class.
     :param normal: (H, W, 3) or None.
     """
-    known = np.isfinite(points[..., 2])
+    known = np.isfinite(points[2])
     if floor is None:
         return known & ~is_floor & ~is_ceiling
     height = floor.heights(points)
@@ -129,23 +132,40 @@ def find_obstacles(points: np.ndarray, is_floor: np.ndarray, is_ceiling: np.ndar
     return known & (floor_votes < 2) & (ceiling_votes < 2)
 
 
-def thin(points: np.ndarray, voxel_size: float) -> np.ndarray:
-    """Return the first of the points (N, 3) in each cube of a grid of `voxel_size` metres."""
-    if not len(points):
-        return points
-    columns = [np.floor(axis / voxel_size) for axis in points.T]
-    columns = [(axis - axis.min()).astype(np.int32) for axis in columns]
-    shape = [int(axis.max()) + 1 for axis in columns]
+def thin(points: np.ndarray, wanted: np.ndarray, voxel_size: float) -> np.ndarray:
+    """
+    Return the first of the wanted points in each cube of a grid, row by row, as (N, 3).
+
+    :param points: (3, H, W) in metres, finite where they are wanted.
+    :param wanted: (H, W) bool.
+    :param voxel_size: edge of a cube in metres.
+    """
+    if not wanted.any():
+        return np.empty((0, 3), points.dtype)
+    cells = np.floor(points / points.dtype.type(voxel_size))
+    limits = np.array([cv2.minMaxLoc(axis, wanted.view(np.uint8))[:2] for axis in cells])
+    shape = [int(high - low) + 1 for low, high in limits]
+    cells -= limits[:, 0, None, None].astype(cells.dtype)
     volume = math.prod(shape)
+    if volume > _MAX_TABLE:  # Of more cells a float32 cannot tell the numbers apart.
+        cells = np.where(wanted, cells, 0).astype(np.int64)
+    x, y, z = cells
+    keys = (x * shape[1] + y) * shape[2] + z
+    np.copyto(keys, -1, where=~wanted)
+    # Neighbours mostly share their voxel; what is not the first in it need not be looked up.
+    is_first = wanted.copy()
+    is_first[:, 1:] &= keys[:, 1:] != keys[:, :-1]
+    is_first[1:] &= keys[1:] != keys[:-1]
+    candidates = np.flatnonzero(is_first)
+    return _take(points, candidates[_first_of_each(keys.ravel().take(candidates), volume)]).T
+
+
+def _first_of_each(keys: np.ndarray, volume: int) -> np.ndarray:
+    """Return where each of the keys (N,), whole numbers below `volume`, is for the first time."""
     if volume > _MAX_TABLE:
-        columns = [axis.astype(np.int64) for axis in columns]
-    keys = (columns[0] * shape[1] + columns[1]) * shape[2] + columns[2]
-    # Neighbours mostly share their voxel.
-    candidates = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-    keys = keys[candidates]
-    if volume > _MAX_TABLE:
-        return points[candidates[np.sort(np.unique(keys, return_index=True)[1])]]
+        return np.sort(np.unique(keys, return_index=True)[1])
     # A table of the voxels, in which the first of their points are written last: no sorting.
-    first = np.empty(volume, np.int32)
-    first[keys[::-1]] = candidates[::-1]
-    return points[candidates[first[keys] == candidates]]
+    keys, places = keys.astype(np.int32), np.arange(len(keys), dtype=np.int32)
+    table = np.empty(volume, np.int32)
+    table[keys[::-1]] = places[::-1]
+    return np.flatnonzero(table[keys] == places)

@@ -114,7 +114,8 @@ def known_room(size=CAMERA, seed=SEED, boxes=BOXES) -> Room:
 
 def _put(box: Box, room: Room) -> None:
     """Let the camera see a box: whatever of it is nearer than what is seen there already."""
-    rays = back_project(np.ones_like(room.depth), room.intrinsics) @ room.rotation
+    rays = np.moveaxis(back_project(np.ones_like(room.depth), room.intrinsics), 0, -1)
+    rays = rays @ room.rotation
     depth, normal = box.cast(room.position, rays)
     seen = depth < room.depth
     room.image[seen], room.label[seen] = 128, OBJECTS

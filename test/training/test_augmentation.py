@@ -47,7 +47,7 @@ def test_a_plane_stays_a_plane_with_the_transformed_normal(scale, flip):
         metric = result['depth'][0] * (camera[0, 0] / CAMERA[0, 0])
         points = back_project(metric.numpy().astype(np.float64), camera.numpy())
         # The nearest pixel is up to half a pixel off, which slants by 2 % of the depth at most.
-        off = np.abs(points @ normal.numpy() + DISTANCE) / metric.numpy()
+        off = np.abs(np.tensordot(normal.numpy(), points, 1) + DISTANCE) / metric.numpy()
         assert off.max() < (1e-5 if scale == 1 else 0.012)
         assert off.mean() < 0.004
 
@@ -137,7 +137,7 @@ def test_each_frame_of_a_batch_has_a_transform_of_its_own():
     for index in range(16):
         depth = result['depth'][index, 0] * zooms[index]
         points = back_project(depth.numpy(), result['intrinsics'][index].numpy())
-        off = points @ result['normal'][index, :, 0, 0].numpy() + DISTANCE
+        off = np.tensordot(result['normal'][index, :, 0, 0].numpy(), points, 1) + DISTANCE
         assert np.abs(off / depth.numpy()).max() < 0.012
 
 

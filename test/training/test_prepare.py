@@ -141,7 +141,7 @@ def test_a_wall_through_the_official_camera(tmp_path):
     normal /= np.linalg.norm(normal)
     camera = RawCamera()
     rays = back_project(np.ones(camera.size), camera.matrix())
-    depth = (-distance / (rays @ normal)).astype(np.float32)
+    depth = (-distance / np.tensordot(normal, rays, 1)).astype(np.float32)
     v, u = np.mgrid[:480, :640]
     image = np.stack((u / 4, v / 4, 0 * u), -1).astype(np.uint8)
     mat = write_mat(tmp_path / 'm.mat', image[None], depth[None], np.ones((1, 480, 640), int))
@@ -163,7 +163,7 @@ def test_a_wall_through_the_official_camera(tmp_path):
     fitted = sample['normal'].permute(1, 2, 0).numpy()
     assert np.degrees(np.arccos((fitted @ normal).clip(-1, 1))).max() < 0.2
     points = back_project(sample['depth'][0].numpy(), matrix)
-    assert np.abs(points @ normal + distance).max() < 0.005
+    assert np.abs(np.tensordot(normal, points, 1) + distance).max() < 0.005
     # In the file the axes are NYU's: z toward the camera.
     assert np.load(tmp_path / 'out/val/normal/0.npy')[100, 100, 2] > 0.9
 
