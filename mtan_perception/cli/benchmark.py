@@ -31,8 +31,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                     'in a process of its own, one after the other in each round: the straight '
                     'transcription of the original in several runtimes, and each backend of '
                     'ours, post-processing included; then each subset of the tasks in the '
-                    'fastest of ours. Medians and spread, time to the first result, peak '
-                    'memory, agreement with the original in eager fp32. --node sends images '
+                    'fastest of ours, and the fastest of both at other sizes. Medians and '
+                    'spread, time to the first result, peak memory, agreement with the original '
+                    'in eager fp32. --node sends images '
                     'through mtan_node with the shipped weights, and in turn through a relay that '
                     'publishes the same messages without any work.')
     parser.set_defaults(run=run)
@@ -147,10 +148,15 @@ def _names(args: argparse.Namespace) -> list[str]:
 
 def _measure_network(measure: Callable[..., list], processes: dict[str, Any], images: Sequence,
                      names: Sequence[str], rounds: int, with_subsets: bool) -> list:
-    """Return the measurements at each image's size, and of the subsets of tasks at the first."""
+    """
+    Return the measurements of all at the first image's size, and of the subsets of the tasks.
+
+    At the sizes of further images the baseline and the fastest, theirs and ours, are measured.
+    """
+    from mtan_perception.inference.benchmark.comparison import BASELINE
     measure = partial(measure, processes=processes)
     results = measure(names, image=images[0], tasks=tuple(NYUV2_TASKS), rounds=rounds)
-    fastest = _fastest_of_ours(results)
+    fastest, peer = (_fastest(results, owner) for owner in ('ours/', 'original/'))
     if fastest and with_subsets:
         # A second process, in turn with the one that has all tasks; both are closed with the rest.
         second: dict[str, Any] = {}
@@ -160,18 +166,17 @@ def _measure_network(measure: Callable[..., list], processes: dict[str, Any], im
                                    processes=second, all_tasks=processes[fastest])
         finally:
             processes |= {f'{name} again': process for name, process in second.items()}
-    # What failed would fail again, and compiling for another size takes as long again.
-    able = [name for name in names if name != 'original/compile'
-            and name not in {result.contender for result in results if result.problem}]
+    # Some of the others take a minute to build for each size.
+    best = [name for name in names if name in (BASELINE, peer, fastest)]
     for image in images[1:]:
-        results += measure(able, image=image, tasks=tuple(NYUV2_TASKS), rounds=(rounds + 1) // 2)
+        results += measure(best, image=image, tasks=tuple(NYUV2_TASKS), rounds=(rounds + 1) // 2)
     return results
 
 
-def _fastest_of_ours(results) -> str | None:
-    ours = [result for result in results
-            if result.contender.startswith('ours/') and result.seconds]
-    return min(ours, key=lambda result: result.median).contender if ours else None
+def _fastest(results: Sequence, owner: str) -> str | None:
+    """Return the name of the fastest contender whose name begins with `owner`."""
+    able = [result for result in results if result.contender.startswith(owner) and result.seconds]
+    return min(able, key=lambda result: result.median).contender if able else None
 
 
 def _true_subsets() -> list[tuple[str, ...]]:
