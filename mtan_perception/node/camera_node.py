@@ -33,7 +33,7 @@ from mtan_perception.node.camera_sources import (
     SourceError,
     SourceOptions,
 )
-from mtan_perception.node.image_codec import encode_image, to_uint8_array
+from mtan_perception.node.image_codec import append_bytes, encode_image
 from mtan_perception.node.process import leave, spin
 
 STOP_TIMEOUT = 0.3
@@ -290,9 +290,9 @@ def _camera_info(calibration: Calibration, header: Header) -> CameraInfo:
 def _jpeg(frame: Frame, quality: int, header: Header) -> CompressedImage:
     image = frame.image[..., ::-1] if frame.encoding == 'rgb8' else frame.image
     _, data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return CompressedImage(
-        header=header, format=f'{frame.encoding}; jpeg compressed bgr8',
-        data=to_uint8_array(data))
+    message = CompressedImage(header=header, format=f'{frame.encoding}; jpeg compressed bgr8')
+    append_bytes(message.data, data)
+    return message
 
 
 def main(args: list[str] | None = None) -> int:

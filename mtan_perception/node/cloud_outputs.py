@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The point clouds as messages: every point of a frame, and the obstacles among them."""
 
-import array
 from collections.abc import Sequence
-import math
 
 import numpy as np
 from sensor_msgs.msg import PointCloud2, PointField
@@ -21,7 +19,7 @@ from mtan_perception.node.clouds import (
     POINT,
     select_classes,
 )
-from mtan_perception.node.image_codec import to_uint8_array, zero_uint8_array
+from mtan_perception.node.image_codec import append_bytes, append_zeros
 from mtan_perception.node.obstacles import (
     class_ids,
     find_floor,
@@ -47,9 +45,11 @@ def points_message(prediction: Prediction, intrinsics: np.ndarray, settings: Set
     kept = select_classes(settings.points_classes, names)
     kept[UNLABELLED] &= not settings.points_confident_only
     options = CloudOptions(settings.points_stride, kept, settings.points_max_edge_angle)
+    message = cloud_message(cloud_size(prediction, options), POINT, header)
     # Filled in place: another pass over its megabytes would take half as long again.
-    data = zero_uint8_array(math.prod(cloud_size(prediction, options)) * POINT.itemsize)
-    return encode_cloud(fill_cloud(prediction, intrinsics, options, data), header, data)
+    append_zeros(message.data, message.height * message.row_step)
+    fill_cloud(prediction, intrinsics, options, message.data)
+    return message
 
 
 def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: Settings,
@@ -78,24 +78,21 @@ def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: 
     found = find_obstacles(
         points, is_floor, is_ceiling, normal, floor, settings.obstacles_min_height)
     thinned = np.ascontiguousarray(thin(points, found, settings.obstacles_voxel_size))
-    return encode_cloud(thinned.view(_XYZ)[:, 0], header), floor
+    message = cloud_message((len(thinned),), _XYZ, header)
+    append_bytes(message.data, thinned)
+    return message, floor
 
 
-def encode_cloud(points: np.ndarray, header, data: array.array | None = None) -> PointCloud2:
+def cloud_message(shape: tuple[int, ...], point: np.dtype, header) -> PointCloud2:
     """
-    Fill a sensor_msgs/PointCloud2 without padding between rows.
+    Return a sensor_msgs/PointCloud2 without padding between rows, its `data` still empty.
 
-    :param points: (H, W), organised, where some may be NaN, or (N,), all of them known; a
-        structured array of float32 and uint8 fields.
-    :param data: what the points lie in, to be used as it is; None for a copy of them.
+    :param shape: (H, W), organised, where some points may be NaN, or (N,), all of them known.
+    :param point: structured, of float32 and uint8 fields.
     """
-    if data is None:
-        data = to_uint8_array(np.ascontiguousarray(points).view(np.uint8))
-    height, width = points.shape if points.ndim == 2 else (1, len(points))
-    step = points.dtype.itemsize
+    height, width = shape if len(shape) == 2 else (1, *shape)
     return PointCloud2(
-        header=header, height=height, width=width, is_bigendian=False, is_dense=points.ndim == 1,
-        point_step=step, row_step=step * width,
+        header=header, height=height, width=width, is_bigendian=False, is_dense=len(shape) == 1,
+        point_step=point.itemsize, row_step=point.itemsize * width,
         fields=[PointField(name=name, offset=offset, datatype=_DATATYPES[kind.str], count=1)
-                for name, (kind, offset, *_) in points.dtype.fields.items()],
-        data=data)
+                for name, (kind, offset, *_) in point.fields.items()])

@@ -118,26 +118,30 @@ def encode_image(image: np.ndarray, encoding: str, header) -> Image:
     """
     image = np.ascontiguousarray(image, _ENCODED_DTYPE[encoding])
     height, width = image.shape[:2]
-    return Image(
+    message = Image(
         header=header, height=height, width=width, encoding=encoding, is_bigendian=0,
-        step=image.nbytes // height, data=to_uint8_array(image))
+        step=image.nbytes // height)
+    append_bytes(message.data, image)
+    return message
 
 
-def zero_uint8_array(size: int) -> array.array:
-    """Return so many bytes, all 0, of the type that `to_uint8_array` returns."""
-    return array.array('B', [0]) * size
-
-
-def to_uint8_array(data) -> array.array:
+def append_bytes(target: array.array, data) -> None:
     """
-    Copy contiguous memory into the one type that rclpy stores without looking at each element.
+    Append contiguous memory to the `data` of a message, in place.
+
+    Handed to the message's constructor, 3.5 MB take 4.8 ms in place of 0.2.
 
     :param data: anything with a buffer: an array, bytes.
     """
-    filled, view = array.array('B'), memoryview(data)
+    view = memoryview(data)
     if view.nbytes:  # A view of nothing cannot be cast.
-        filled.frombytes(view.cast('B'))
-    return filled
+        target.frombytes(view.cast('B'))
+
+
+def append_zeros(target: array.array, size: int) -> None:
+    """Append so many bytes, all 0, to the empty `data` of a message, to be written in place."""
+    target.append(0)
+    target *= size
 
 
 def _rows(message, pixel_bytes: int, rows_per_row: float = 1.0) -> np.ndarray:

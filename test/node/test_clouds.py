@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Point clouds as arrays: hand-computed points, and the time that it takes to fill one."""
 
+import array
 import time
 
 import numpy as np
@@ -16,7 +17,7 @@ from mtan_perception.node.clouds import (
     POINT,
     select_classes,
 )
-from mtan_perception.node.image_codec import zero_uint8_array
+from mtan_perception.node.image_codec import append_zeros
 
 INTRINSICS = np.array([[50.0, 0, 3], [0, 25.0, 2], [0, 0, 1]])
 
@@ -70,7 +71,8 @@ def test_stride_takes_whole_rows_and_columns():
 def test_the_memory_of_a_message_is_filled_in_place(stride):
     p, options = prediction(6, 9), CloudOptions(stride)
     height, width = cloud_size(p, options)
-    memory = zero_uint8_array(height * width * POINT.itemsize)
+    memory = array.array('B')
+    append_zeros(memory, height * width * POINT.itemsize)
     cloud = fill_cloud(p, INTRINSICS, options, memory)
     expected = fill_cloud(p, INTRINSICS, options)
     assert cloud.shape == expected.shape == (height, width)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``mtan benchmark --node`` with its processes, on an image that is quick."""
 
+import array
 import os
 import signal
 
@@ -15,7 +16,6 @@ from mtan_perception.node.benchmark import measurement
 from mtan_perception.node.benchmark.client import Client, NodeBenchmarkError
 from mtan_perception.node.benchmark.measurement import ALL, measure_node, ONE, Shot, time_clouds
 from mtan_perception.node.benchmark.relay import OUTPUT_TYPES, save_answer
-from mtan_perception.node.image_codec import to_uint8_array
 
 SIZE, OUTPUT_PIXELS = (120, 160), 60 * 80
 SMALL = {'weights': 'random', 'input_height': '60', 'input_width': '80'}
@@ -62,9 +62,9 @@ def test_every_part_is_measured(ros_domain, shot, monkeypatch):
 
 def test_the_relay_repeats_what_it_is_given(relay, shot, tmp_path):
     """The same messages under the image's header; nothing for a topic that nobody reads."""
-    mask = Image(height=2, width=3, encoding='mono8', step=3, data=to_uint8_array(b'abcdef'))
+    mask = Image(height=2, width=3, encoding='mono8', step=3, data=array.array('B', b'abcdef'))
     info = CameraInfo(height=2, width=3, k=np.arange(9.0))
-    points = PointCloud2(height=1, width=2, point_step=4, data=to_uint8_array(bytes(8)))
+    points = PointCloud2(height=1, width=2, point_step=4, data=array.array('B', bytes(8)))
     answer = {'segmentation/mask': mask, 'depth/camera_info': info, 'points': points}
     save_answer(tmp_path, SIZE, answer)
     _, client = relay

@@ -16,7 +16,7 @@ from rclpy.qos import qos_profile_sensor_data, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from mtan_perception.node.image_codec import to_uint8_array
+from mtan_perception.node.image_codec import append_bytes
 from mtan_perception.node.outputs import CAMERA_INFO_TASKS, IMAGE_OUTPUTS
 from mtan_perception.node.process import leave, spin
 
@@ -85,7 +85,12 @@ def _maker(template):
     if 'data' not in fields:
         return lambda header: type(template)(header=header, **fields)
     view = memoryview(fields.pop('data'))
-    return lambda header: type(template)(header=header, data=to_uint8_array(view), **fields)
+
+    def make(header):
+        message = type(template)(header=header, **fields)
+        append_bytes(message.data, view)
+        return message
+    return make
 
 
 def main() -> None:
