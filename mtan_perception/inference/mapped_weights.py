@@ -9,8 +9,7 @@ here as soon as they are read.
 """
 
 from collections.abc import Callable, Iterator
-import contextlib
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 import ctypes
 import hashlib
 import logging
@@ -31,7 +30,7 @@ from mtan_perception.network import MTANDeepLabv3
 
 _LOGGER = logging.getLogger(__name__)
 
-_ALIGNMENT = 64  # bytes: a cache line, and the widest register
+_ALIGNMENT = 16  # float32 values: a cache line, and the widest register
 _EVICTION_PERIOD = 0.02  # seconds
 
 
@@ -56,8 +55,7 @@ class MappedWeights:
         start, self._end = self._end, self._end + _padded(buffer.numel())
         stride = torch.empty(buffer.shape, device='meta',
                              memory_format=_layout(buffer, self._memory_format)).stride()
-        return self._values[start:start + buffer.numel()].as_strided(
-            buffer.shape, stride, start)
+        return self._values.as_strided(buffer.shape, stride, start)
 
     @contextmanager
     def read_once(self) -> Iterator[None]:
@@ -120,7 +118,7 @@ def write(path: Path, network: MTANDeepLabv3, factory: Factory,
 
 def _trim() -> None:
     """Give the system what malloc has kept of intermediates: half as much as the weights."""
-    with contextlib.suppress(AttributeError, OSError):  # only the GNU library has it
+    with suppress(AttributeError, OSError):  # only the GNU library has it
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -130,8 +128,7 @@ def _layout(buffer: Tensor, memory_format: torch.memory_format) -> torch.memory_
 
 def _padded(count: int) -> int:
     """Return the float32 values that `count` of them take with the gap up to the next buffer."""
-    unit = _ALIGNMENT // 4
-    return -(-count // unit) * unit
+    return -(-count // _ALIGNMENT) * _ALIGNMENT
 
 
 def _code() -> str:

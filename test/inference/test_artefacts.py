@@ -11,14 +11,9 @@ import torch
 from mtan_perception.inference import artefacts
 from mtan_perception.inference.artefacts import fingerprint, provide
 
+pytestmark = pytest.mark.usefixtures('cache')
+
 KEY = {'weights': 'abc', 'size': '32x32'}
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Return a cache folder that does not exist yet."""
-    monkeypatch.setenv('MTAN_CACHE', str(tmp_path / 'cache'))
-    return tmp_path / 'cache'
 
 
 def write(text):

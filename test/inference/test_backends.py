@@ -15,6 +15,8 @@ from mtan_perception.inference import Engine, EngineError
 from mtan_perception.inference.backends import build_backend
 from mtan_perception.inference.postprocess import classify, finish, point_normals
 
+pytestmark = pytest.mark.usefixtures('cache')
+
 SIZE = (48, 72)
 CPU = torch.device('cpu')
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
@@ -47,11 +49,6 @@ def assert_agrees(found, wanted, tolerance=1e-4):
             assert (other == image).float().mean() > 0.999
         else:
             assert (other - image).abs().max() < tolerance, name
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('MTAN_CACHE', str(tmp_path / 'cache'))
 
 
 @pytest.mark.parametrize('name, packages', [

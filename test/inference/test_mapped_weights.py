@@ -14,14 +14,9 @@ from mtan_perception.inference.convolution import Convolution, cpu_convolution
 from mtan_perception.inference.mapped_weights import optimize_mapped
 from mtan_perception.inference.optimize import OptimizedMTAN
 
+pytestmark = pytest.mark.usefixtures('cache')
+
 FORMATS = [torch.contiguous_format, torch.channels_last]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Return a cache folder that does not exist yet."""
-    monkeypatch.setenv('MTAN_CACHE', str(tmp_path / 'cache'))
-    return tmp_path / 'cache'
 
 
 def load():
