@@ -5,17 +5,19 @@ The optimised network's weights in a file that is mapped into memory.
 
 Folding takes seconds, and as much memory again; the next start is spared both. A runtime that
 packs weights for itself has them in memory once: the system may drop pages of a file, and does so
-here as soon as they are read.
+in ``reading_once`` as soon as they are read.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 import ctypes
 import hashlib
 import logging
 import mmap
 from pathlib import Path
+import tempfile
 import threading
+import weakref
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from mtan_perception import __version__
 from mtan_perception.inference import convolution, optimize
-from mtan_perception.inference.artefacts import fingerprint, provide
+from mtan_perception.inference.artefacts import artefact_folder, fingerprint, provide
 from mtan_perception.inference.convolution import Factory
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.network import MTANDeepLabv3
@@ -32,6 +34,11 @@ _LOGGER = logging.getLogger(__name__)
 
 _ALIGNMENT = 16  # float32 values: a cache line, and the widest register
 _EVICTION_PERIOD = 0.02  # seconds
+
+
+# What is in use of the files mapped here.
+_MAPS: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+_MAPS_LOCK = threading.Lock()
 
 
 class MappedWeights:
@@ -44,9 +51,7 @@ class MappedWeights:
 
     def __init__(self, path: Path, memory_format: torch.memory_format) -> None:
         with open(path, 'rb') as file:
-            # Private: torch wants memory that it could write to, and the file stays as it is.
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        self._values = torch.from_numpy(np.frombuffer(self._map, np.float32))
+            self._values = torch.from_numpy(_mapped(file))
         self._memory_format = memory_format
         self._end = 0
 
@@ -57,35 +62,15 @@ class MappedWeights:
                              memory_format=_layout(buffer, self._memory_format)).stride()
         return self._values.as_strided(buffer.shape, stride, start)
 
-    @contextmanager
-    def read_once(self) -> Iterator[None]:
-        """Meanwhile give pages back as they are read; one that is read again is loaded again."""
-        done = threading.Event()
-        thread = threading.Thread(target=self._evict, args=[done], name='weights-eviction')
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
 
-    def _evict(self, done: threading.Event) -> None:
-        if not hasattr(mmap, 'MADV_DONTNEED'):  # not on Linux
-            return
-        while not done.wait(_EVICTION_PERIOD):
-            self._map.madvise(mmap.MADV_DONTNEED)
-        self._map.madvise(mmap.MADV_DONTNEED)
-
-
-def optimize_mapped(network: MTANDeepLabv3, factory: Factory, memory_format: torch.memory_format
-                    ) -> tuple[OptimizedMTAN, Callable[[], AbstractContextManager]]:
+def optimize_mapped(network: MTANDeepLabv3, factory: Factory,
+                    memory_format: torch.memory_format) -> OptimizedMTAN:
     """
     Return the optimised network with its weights in a file that is kept between starts.
 
     :param network: in float32 on the CPU; it is used up.
     :param factory: makes the convolutions.
     :param memory_format: of their weights.
-    :returns: also MappedWeights.read_once, for what packs the weights for itself.
 
     Where the file cannot be had, a warning says why and the weights are in memory.
     """
@@ -99,8 +84,54 @@ def optimize_mapped(network: MTANDeepLabv3, factory: Factory, memory_format: tor
     except OSError as error:
         _LOGGER.warning('cache: %s; the next start will have to fold the weights again, and more '
                         'memory is used: give $MTAN_CACHE a folder with enough space', error)
-        return OptimizedMTAN(network, factory), nullcontext
-    return OptimizedMTAN(network.to('meta'), factory, weights.place), weights.read_once
+        return OptimizedMTAN(network, factory)
+    return OptimizedMTAN(network.to('meta'), factory, weights.place)
+
+
+def mapped_copy(array: np.ndarray) -> np.ndarray:
+    """Return a contiguous float32 copy, in a file without a name; in memory if there is none."""
+    array = np.ascontiguousarray(array)
+    try:
+        with tempfile.TemporaryFile(dir=artefact_folder()) as file:
+            array.tofile(file)
+            return _mapped(file).reshape(array.shape)
+    except OSError:
+        return array
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Meanwhile give mapped pages back as they are read; one read again is loaded again."""
+    done = threading.Event()
+    thread = threading.Thread(target=_evict, args=[done], name='weights-eviction')
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        _trim()
+
+
+def _mapped(file) -> np.ndarray:
+    """Return the float32 values of an open file."""
+    file.flush()
+    # Private: torch wants memory that it could write to, and the file stays as it is.
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    with _MAPS_LOCK:
+        _MAPS.add(mapped)
+    return np.frombuffer(mapped, np.float32)
+
+
+def _evict(done: threading.Event) -> None:
+    if not hasattr(mmap, 'MADV_DONTNEED'):  # not on Linux
+        return
+    ended = False
+    while not ended:
+        ended = done.wait(_EVICTION_PERIOD)
+        with _MAPS_LOCK:
+            for mapped in _MAPS:
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def write(path: Path, network: MTANDeepLabv3, factory: Factory,

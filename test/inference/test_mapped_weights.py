@@ -6,12 +6,13 @@ import logging
 from pathlib import Path
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from mtan_perception.checkpoint import load_network
 from mtan_perception.inference.convolution import Convolution, cpu_convolution
-from mtan_perception.inference.mapped_weights import optimize_mapped
+from mtan_perception.inference.mapped_weights import mapped_copy, optimize_mapped, reading_once
 from mtan_perception.inference.optimize import OptimizedMTAN
 
 pytestmark = pytest.mark.usefixtures('cache')
@@ -37,7 +38,7 @@ def test_the_file_holds_the_same_weights(factory, memory_format):
     """Written, and read by a later start: each buffer is the one folded in memory."""
     expected = OptimizedMTAN(load(), factory).state_dict()
     for _ in range(2):
-        network, _ = optimize_mapped(load(), factory, memory_format)
+        network = optimize_mapped(load(), factory, memory_format)
         found = network.state_dict()
         assert list(found) == list(expected)
         for name, tensor in found.items():
@@ -55,17 +56,17 @@ def test_a_later_start_folds_nothing(caplog):
         assert caplog.text.count('building weights.bin') == 1
         other = load()
         torch.nn.init.ones_(other.decoders['depth'][-1].bias)
-        network, _ = optimize_mapped(other, Convolution, torch.channels_last)
+        network = optimize_mapped(other, Convolution, torch.channels_last)
     assert caplog.text.count('building weights.bin') == 2
     assert network.heads['depth'].out.bias == 1
 
 
 def test_pages_that_were_read_are_given_back(cache):
     """While they are read as well, and what is read again is right."""
-    network, read_once = optimize_mapped(load(), Convolution, torch.channels_last)
+    network = optimize_mapped(load(), Convolution, torch.channels_last)
     path = next(cache.glob('*/weights.bin'))
     expected = OptimizedMTAN(load(), Convolution).state_dict()
-    with read_once():
+    with reading_once():
         for _ in range(3):
             for name, tensor in network.state_dict().items():
                 assert torch.equal(tensor, expected[name]), name
@@ -76,11 +77,28 @@ def test_pages_that_were_read_are_given_back(cache):
     assert torch.equal(found, OptimizedMTAN(load(), Convolution).logits(x)['depth'])
 
 
+def test_a_copy_is_mapped_for_as_long_as_it_is_used(cache):
+    """And its pages are given back like those of the weights."""
+    cache.mkdir()
+    rows = np.arange(3 * 5000, dtype=np.float32).reshape(3, 5000)[:, ::2]
+    copy = mapped_copy(rows)
+    path = re.search(rf'{re.escape(str(cache))}/\S+ \(deleted\)',
+                     Path('/proc/self/maps').read_text())[0]
+    assert copy.flags.c_contiguous
+    with reading_once():
+        assert np.array_equal(copy, rows)
+    assert resident(path) == 0
+    assert np.array_equal(copy, rows)
+    del copy
+    assert path not in Path('/proc/self/maps').read_text()
+
+
 def test_without_a_cache_the_weights_are_in_memory(cache, caplog):
     """A warning names the folder and the remedy."""
     cache.write_text('a file where a folder should be')
-    network, read_once = optimize_mapped(load(), Convolution, torch.channels_last)
-    with read_once():
+    network = optimize_mapped(load(), Convolution, torch.channels_last)
+    assert np.array_equal(mapped_copy(np.eye(3, dtype=np.float32).T), np.eye(3))
+    with reading_once():
         found = network.logits(torch.zeros(1, 3, 32, 32))
     assert set(found) == {'segmentation', 'depth', 'normal'}
     assert str(cache) in caplog.text and '$MTAN_CACHE' in caplog.text

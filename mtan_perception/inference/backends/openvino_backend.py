@@ -14,7 +14,7 @@ from torch import Tensor
 from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.convolution import Convolution, cpu_convolution
 from mtan_perception.inference.errors import BackendError
-from mtan_perception.inference.mapped_weights import optimize_mapped
+from mtan_perception.inference.mapped_weights import optimize_mapped, reading_once
 from mtan_perception.inference.postprocess import finish
 from mtan_perception.network import MTANDeepLabv3
 
@@ -50,7 +50,7 @@ class OpenVINOBackend:
             raise BackendError(
                 f'{error}; install it with: python3 -m pip install openvino') from error
         self.precision, self._axes = precision, axes
-        self._network, self._read_once = optimize_mapped(
+        self._network = optimize_mapped(
             load(), cpu_convolution if precision == 'fp32' else Convolution,
             torch.contiguous_format)
         self._core = openvino.Core()
@@ -101,7 +101,7 @@ class OpenVINOBackend:
         try:
             model = build_model(self._network, size, tasks, self._axes)
             # The default precision would be whatever the processor is fastest in.
-            with self._read_once():
+            with reading_once():
                 compiled = self._core.compile_model(model, 'CPU', {
                     'PERFORMANCE_HINT': 'LATENCY',
                     'INFERENCE_PRECISION_HINT': _HINTS[self.precision],

@@ -16,9 +16,14 @@ from torch import nn, Tensor
 
 from mtan_perception.geometry import NORMAL_SIGNS
 from mtan_perception.inference.convolution import WinogradConvolution
+from mtan_perception.inference.mapped_weights import mapped_copy
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import MIN_NORM
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
+
+# Up to so many bytes a constant is copied: read at every frame, each would keep some pages of the
+# mapped file around it in memory.
+_SMALL = 1 << 16
 
 
 def build_model(network: OptimizedMTAN, size: tuple[int, int], tasks: tuple[str, ...],
@@ -52,7 +57,10 @@ def build_model(network: OptimizedMTAN, size: tuple[int, int], tasks: tuple[str,
 
 def _constant(value: Tensor | np.ndarray) -> Node:
     array = value.numpy() if isinstance(value, Tensor) else value
-    return ops.constant(np.ascontiguousarray(array), shared_memory=True)
+    if array.nbytes <= _SMALL:
+        return ops.constant(array)
+    return ops.constant(array if array.flags.c_contiguous else mapped_copy(array),
+                        shared_memory=True)
 
 
 def _integers(*values: int) -> Node:
@@ -72,8 +80,8 @@ def _activate(y: Node, activation) -> Node:
 def _convolve(module: nn.Module, x: Node, addend: Node | None = None) -> Node:
     if isinstance(module, WinogradConvolution):
         return _winograd(module, x, addend)
-    pads = [module.padding] * 2
-    y = ops.convolution(x, _constant(module.weight), [module.stride] * 2, pads, pads,
+    weight, pads = module.taps(*_shape(x)[2:])
+    y = ops.convolution(x, _constant(weight), [module.stride] * 2, pads, pads,
                         [module.dilation] * 2)
     if module.bias is not None:
         y = ops.add(y, _constant(module.bias.view(1, -1, 1, 1)))
@@ -89,32 +97,32 @@ def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node
     """
     _, channels, height, width = _shape(x)
     d = module.dilation
-    rows, columns = (-(-length // (4 * d)) for length in (height, width))
-    padded_width = (4 * columns + 2) * d
+    rows, columns = (-(-length // (3 * d)) for length in (height, width))
+    padded_width = (3 * columns + 2) * d
     padded = ops.pad(x, _integers(0, 0, d, d), _integers(
-        0, 0, (4 * rows + 1) * d - height, (4 * columns + 1) * d - width), 'constant')
+        0, 0, (3 * rows + 1) * d - height, (3 * columns + 1) * d - width), 'constant')
     pixels = ops.transpose(padded, _integers(0, 2, 3, 1))
     count = _shape(pixels)[0]
-    # Whole pixels are gathered at once, each a row of its channels: the inputs (6, 6, tiles).
-    place = np.arange(count * (4 * rows + 2) * d * padded_width, dtype=np.int32)
-    place = place.reshape(count, (4 * rows + 2) * d, padded_width)
+    # Whole pixels are gathered at once, each a row of its channels: the inputs (5, 5, tiles).
+    place = np.arange(count * (3 * rows + 2) * d * padded_width, dtype=np.int32)
+    place = place.reshape(count, (3 * rows + 2) * d, padded_width)
     tiles = torch.from_numpy(place)
     image, row, column = tiles.stride()
     tiles = tiles.as_strided(
-        (6, 6, count, rows, d, columns, d),
-        (d * row, d * column, image, 4 * d * row, row, 4 * d * column, column))
+        (5, 5, count, rows, d, columns, d),
+        (d * row, d * column, image, 3 * d * row, row, 3 * d * column, column))
     flat = ops.reshape(pixels, _integers(-1, channels), False)
     tiles = ops.gather(flat, _constant(tiles.reshape(-1)), _integers(0))
     tiles = ops.matmul(_constant(module.inputs),
-                       ops.reshape(tiles, _integers(36, -1), False), False, False)
-    products = ops.matmul(ops.reshape(tiles, _integers(36, -1, channels), False),
+                       ops.reshape(tiles, _integers(25, -1), False), False, False)
+    products = ops.matmul(ops.reshape(tiles, _integers(25, -1, channels), False),
                           _constant(module.weight), False, False)
     y = ops.matmul(_constant(module.outputs),
-                   ops.reshape(products, _integers(36, -1), False), False, False)
+                   ops.reshape(products, _integers(25, -1), False), False, False)
     # Where output (i, j) of each tile belongs: its pixel's place in y.
-    place = torch.arange(16 * count * rows * d * columns * d, dtype=torch.int32)
-    place = place.view(4, 4, count, rows, d, columns, d).permute(2, 3, 0, 4, 5, 1, 6)
-    place = place.reshape(count, 4 * d * rows, 4 * d * columns)[:, :height, :width]
+    place = torch.arange(9 * count * rows * d * columns * d, dtype=torch.int32)
+    place = place.view(3, 3, count, rows, d, columns, d).permute(2, 3, 0, 4, 5, 1, 6)
+    place = place.reshape(count, 3 * d * rows, 3 * d * columns)[:, :height, :width]
     out = module.weight.shape[2]
     y = ops.gather(ops.reshape(y, _integers(-1, out), False), _constant(place.contiguous()),
                    _integers(0))

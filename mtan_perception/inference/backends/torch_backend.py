@@ -42,7 +42,7 @@ class TorchBackend:
             network = OptimizedMTAN(load(), Convolution)
             self.precision = _hold(network, precision)
         else:
-            network, _ = optimize_mapped(load(), cpu_convolution, torch.channels_last)
+            network = optimize_mapped(load(), cpu_convolution, torch.channels_last)
         self._dtype = DTYPES[self.precision]
         # Convolutions on CPUs and on tensor cores work on this layout and convert from others.
         self._network = network.to(device, self._dtype, memory_format=torch.channels_last)
