@@ -13,7 +13,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.logging import LoggingSeverity
 from rclpy.qos import qos_profile_sensor_data, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from mtan_perception.geometry import fit_image
 from mtan_perception.inference import Prediction
@@ -98,6 +98,7 @@ class Camera:
         self._used_camera_info: CameraInfo | None = None
         self._frame_id: str | None = None
         self._floor: Plane | None = None
+        self._points: PointCloud2 | None = None
 
     # -- Inputs ------------------------------------------------------------------------------
 
@@ -212,9 +213,9 @@ class Camera:
             return
         intrinsics = projection(shot.camera_info)
         if self.outputs.points.get_subscription_count():
-            self.outputs.publish(
-                self.outputs.points,
-                points_message(prediction, intrinsics, settings, names, shot.header))
+            self._points = points_message(
+                prediction, intrinsics, settings, names, shot.header, self._points)
+            self.outputs.publish(self.outputs.points, self._points)
         if self.outputs.obstacles.get_subscription_count():
             base = self._base_plane(shot.header, settings)
             message, self._floor = obstacles_message(

@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the node reads from a CameraInfo, and how it is scaled to the outputs."""
 
-import copy
-
 import numpy as np
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 from mtan_perception.geometry import Fit, scale_intrinsics
 
@@ -29,7 +27,9 @@ def scale_camera_info(camera_info: CameraInfo, fit: Fit) -> CameraInfo:
 
     :param fit: of the camera's image into the network's input.
     """
-    scaled = copy.deepcopy(camera_info)
+    # One by one: copy.deepcopy would take twice as long.
+    scaled = CameraInfo(**{name: getattr(camera_info, name)
+                           for name in camera_info.get_fields_and_field_types()})
     scaled.height, scaled.width = fit.height, fit.width
     k = scale_intrinsics(np.reshape(camera_info.k, (3, 3)), fit.scale)
     p = np.reshape(camera_info.p, (3, 4)).copy()
@@ -38,10 +38,11 @@ def scale_camera_info(camera_info: CameraInfo, fit: Fit) -> CameraInfo:
     else:
         p[:, :3] = k
     scaled.k, scaled.p = k.ravel(), p.ravel()
-    roi = scaled.roi
-    for name, limit in (('x_offset', fit.width), ('y_offset', fit.height),
-                        ('width', fit.width), ('height', fit.height)):
-        setattr(roi, name, min(round(getattr(roi, name) * fit.scale), limit))
+    roi = camera_info.roi
+    scaled.roi = RegionOfInterest(do_rectify=roi.do_rectify, **{
+        name: min(round(getattr(roi, name) * fit.scale), limit)
+        for name, limit in (('x_offset', fit.width), ('y_offset', fit.height),
+                            ('width', fit.width), ('height', fit.height))})
     return scaled
 
 

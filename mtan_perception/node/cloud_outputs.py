@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The point clouds as messages: every point of a frame, and the obstacles among them."""
 
-from collections.abc import Sequence
+import functools
+from typing import NamedTuple
 
 import numpy as np
 from sensor_msgs.msg import PointCloud2, PointField
@@ -13,6 +14,7 @@ from mtan_perception.labels import UNLABELLED
 from mtan_perception.node.clouds import (
     cloud_size,
     CloudOptions,
+    every_nth,
     fill_cloud,
     leave_out_grazing,
     look_up,
@@ -33,27 +35,53 @@ _DATATYPES = {'<f4': PointField.FLOAT32, '|u1': PointField.UINT8}
 _XYZ = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4')])
 
 
+class _Classes(NamedTuple):
+    """Which class ids, each (256,) bool, count as what."""
+
+    kept: np.ndarray
+    floor: np.ndarray
+    ceiling: np.ndarray
+    floor_or_none: np.ndarray
+
+
+@functools.lru_cache(maxsize=1)
+def _classes(settings: Settings, names: tuple[str, ...]) -> _Classes:
+    """Look the classes of the clouds up by name, once for as long as the parameters stay."""
+    kept = select_classes(settings.points_classes, names)
+    kept[UNLABELLED] &= not settings.points_confident_only
+    floor = class_ids(settings.obstacles_floor_classes, names)
+    floor_or_none = floor.copy() if floor.any() else np.ones(256, bool)
+    floor_or_none[UNLABELLED] = True
+    return _Classes(
+        kept, floor, class_ids(settings.obstacles_ceiling_classes, names), floor_or_none)
+
+
 def points_message(prediction: Prediction, intrinsics: np.ndarray, settings: Settings,
-                   names: Sequence[str], header) -> PointCloud2:
+                   names: tuple[str, ...], header, used: PointCloud2 | None = None) -> PointCloud2:
     """
     Fill `~/points`.
 
     :param prediction: with depth.
     :param intrinsics: (3, 3) of the prediction's size.
     :param names: of the classes, in the order of their ids.
+    :param used: a message that has been published; if it has the size, it is filled anew.
     """
-    kept = select_classes(settings.points_classes, names)
-    kept[UNLABELLED] &= not settings.points_confident_only
-    options = CloudOptions(settings.points_stride, kept, settings.points_max_edge_angle)
-    message = cloud_message(cloud_size(prediction, options), POINT, header)
+    options = CloudOptions(
+        settings.points_stride, _classes(settings, names).kept, settings.points_max_edge_angle)
+    size = cloud_size(prediction, options)
+    if used is not None and (used.height, used.width) == size:
+        message = used
+        message.header = header
+    else:
+        message = cloud_message(size, POINT, header)
+        append_zeros(message.data, message.height * message.row_step)
     # Filled in place: another pass over its megabytes would take half as long again.
-    append_zeros(message.data, message.height * message.row_step)
     fill_cloud(prediction, intrinsics, options, message.data)
     return message
 
 
 def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: Settings,
-                      names: Sequence[str], header, base: Plane | None,
+                      names: tuple[str, ...], header, base: Plane | None,
                       last_floor: Plane | None) -> tuple[PointCloud2, Plane | None]:
     """
     Fill `~/obstacles`, as `points_message` does.
@@ -62,18 +90,17 @@ def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: 
     :param last_floor: the floor of an earlier frame, for one that shows too little floor.
     :returns: the message, and the floor that it was made with.
     """
+    prediction, intrinsics = every_nth(prediction, intrinsics, settings.obstacles_stride)
     depth, normal, label = prediction.depth, prediction.normal, prediction.label
     if normal is not None:
         depth = leave_out_grazing(depth, normal, intrinsics, settings.points_max_edge_angle)
     if label is None:
         label = np.full(depth.shape, UNLABELLED, np.uint8)
     points = back_project(depth, intrinsics)
-    floor_ids = class_ids(settings.obstacles_floor_classes, names)
-    ids_of_floor_or_none = floor_ids | (np.arange(256) == UNLABELLED) | (not floor_ids.any())
-    is_floor = look_up(floor_ids, label)
-    is_ceiling = look_up(class_ids(settings.obstacles_ceiling_classes, names), label)
+    classes = _classes(settings, names)
+    is_floor, is_ceiling = look_up(classes.floor, label), look_up(classes.ceiling, label)
     up = None if base is None else base.normal
-    floor = find_floor(points, is_floor, look_up(ids_of_floor_or_none, label), normal, up)
+    floor = find_floor(points, is_floor, look_up(classes.floor_or_none, label), normal, up)
     floor = floor or base or last_floor
     found = find_obstacles(
         points, is_floor, is_ceiling, normal, floor, settings.obstacles_min_height)

@@ -4,7 +4,7 @@
 
 import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import math
 
 import cv2
@@ -21,13 +21,8 @@ _BYTES = {'label': 28, 'confidence': 29}
 POINT = np.dtype({
     'names': [*_FLOATS, *_BYTES], 'formats': ['<f4'] * len(_FLOATS) + ['u1'] * len(_BYTES),
     'offsets': [*_FLOATS.values(), *_BYTES.values()], 'itemsize': 32})
-# Where OpenCV puts each channel of what a point is made from, as pairs (from, to). Floats: x, y, z
-# and the normal; bytes: red, green, blue, the label and the confidence.
-_FLOAT_CHANNELS = [
-    channel for index, name in enumerate(('x', 'y', 'z', 'normal_x', 'normal_y', 'normal_z'))
-    for channel in (index, _FLOATS[name] // 4)]
-_BYTE_CHANNELS = [0, _FLOATS['rgb'] + 2, 1, _FLOATS['rgb'] + 1, 2, _FLOATS['rgb'],
-                  3, _BYTES['label'], 4, _BYTES['confidence']]
+# OpenCV's pairs (from, to) for the eight values of four bytes that a point is.
+_IN_ORDER = np.repeat(np.arange(POINT.itemsize // 4), 2).tolist()
 ALL_CLASSES = 'all'
 
 
@@ -60,10 +55,10 @@ def select_classes(entries: Sequence[str], names: Sequence[str]) -> np.ndarray:
             f"{', '.join(map(repr, unknown)) or 'nothing'} is no class of these weights; choose "
             f"from {ALL_CLASSES}, {', '.join(names)}, or leave one out with a - before its name")
     wanted = {entry for entry in entries if not entry.startswith('-')}
-    chosen = np.full(256, ALL_CLASSES in wanted or not wanted)
-    for index, name in enumerate(names):
-        chosen[index] |= name in wanted
-        chosen[index] &= f'-{name}' not in entries
+    all_wanted = ALL_CLASSES in wanted or not wanted
+    chosen = np.full(256, all_wanted)
+    chosen[:len(names)] = [(all_wanted or name in wanted) and f'-{name}' not in entries
+                           for name in names]
     return chosen
 
 
@@ -81,29 +76,47 @@ def fill_cloud(prediction: Prediction, intrinsics: np.ndarray, options: CloudOpt
     :param prediction: with depth; without segmentation the label is 255 and the confidence 0,
         without normals they are NaN.
     :param intrinsics: (3, 3) of the prediction's size.
-    :param memory: writable bytes for the points, all 0, in place of an array's own.
+    :param memory: writable bytes for the points, in place of an array's own.
     """
-    step = (slice(None, None, options.stride),) * 2
-    depth, image = prediction.depth[step], prediction.image[step]
-    size, intrinsics = depth.shape, scale_intrinsics(intrinsics, 1 / options.stride)
-    cloud = np.zeros(size, POINT) if memory is None else np.frombuffer(memory, POINT).reshape(size)
-    if prediction.label is None:
+    prediction, intrinsics = every_nth(prediction, intrinsics, options.stride)
+    depth, normal, label = prediction.depth, prediction.normal, prediction.label
+    confidence, size = prediction.confidence, depth.shape
+    cloud = np.empty(size, POINT) if memory is None else np.frombuffer(memory, POINT).reshape(size)
+    if label is None:
         label, confidence = np.full(size, UNLABELLED, np.uint8), np.zeros(size, np.uint8)
-    else:
-        label, confidence = prediction.label[step], prediction.confidence[step]
-    if prediction.normal is None:
+    if normal is None:
         normal = np.full((*size, 3), np.nan, np.float32)
     else:
-        normal = prediction.normal[step]
         depth = leave_out_grazing(depth, normal, intrinsics, options.max_edge_angle)
     if not options.kept.all():
         depth = np.where(look_up(options.kept, label), depth, np.float32(np.nan))
     x, y, z = back_project(depth, intrinsics)
-    # OpenCV writes between other fields twice as fast as numpy does.
-    bytes_of_points = cloud.view(np.uint8).reshape(*size, POINT.itemsize)
-    cv2.mixChannels([x, y, z, normal], [bytes_of_points.view(np.float32)], _FLOAT_CHANNELS)
-    cv2.mixChannels([image, label, confidence], [bytes_of_points], _BYTE_CHANNELS)
+    rgb = cv2.cvtColor(np.ascontiguousarray(prediction.image), cv2.COLOR_RGB2BGRA)
+    rgb[..., 3] = 0
+    nothing = np.zeros(size, np.uint8)
+    rest = cv2.merge([label, confidence, nothing, nothing])
+    # Each four bytes go as one float32: OpenCV writes eight channels between one another twice as
+    # fast as numpy does.
+    channels = [x, y, z, rgb.view(np.float32), normal, rest.view(np.float32)]
+    cv2.mixChannels(channels, [cloud.view(np.float32).reshape(*size, 8)], _IN_ORDER)
     return cloud
+
+
+def every_nth(prediction: Prediction, intrinsics: np.ndarray,
+              stride: int) -> tuple[Prediction, np.ndarray]:
+    """
+    Return every `stride`-th row and column of a prediction with depth, and their camera matrix.
+
+    What is returned shares the prediction's memory, and is not contiguous.
+    """
+    if stride == 1:
+        return prediction, intrinsics
+    step = (slice(None, None, stride),) * 2
+    maps = {name: getattr(prediction, name)
+            for name in ('image', 'label', 'confidence', 'depth', 'normal')}
+    return (replace(prediction, scale=prediction.scale / stride, **{
+                name: None if array is None else array[step] for name, array in maps.items()}),
+            scale_intrinsics(intrinsics, 1 / stride))
 
 
 def look_up(chosen: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ _FACING = math.cos(math.radians(45))
 """Cosine of the angle to the vertical up to which a surface counts as level."""
 _CEILING_HEIGHT = 2.0
 _MIN_FLOOR_POINTS = 50
-_FIT_POINTS = 5000
+_FIT_POINTS = 1000
 _FIT_ROUNDS = 5
 _MIN_SPREAD = 1e-4
 _MAX_TABLE = 1 << 21
@@ -35,8 +35,9 @@ class Plane(NamedTuple):
 
 def class_ids(wanted: Iterable[str], names: Sequence[str]) -> np.ndarray:
     """Return which ids, (256,) bool, the wanted names have; those that no class has are passed."""
-    wanted = set(wanted)
-    return np.array([index < len(names) and names[index] in wanted for index in range(256)])
+    wanted, chosen = set(wanted), np.zeros(256, bool)
+    chosen[:len(names)] = [name in wanted for name in names]
+    return chosen
 
 
 def find_floor(points: np.ndarray, is_floor: np.ndarray, may_be_floor: np.ndarray,
@@ -93,10 +94,12 @@ def fit_plane(points: np.ndarray) -> Plane:
         offsets = points - centre[:, None]
         normal = np.linalg.eigh((offsets * share) @ offsets.T)[1][:, 0]
         distances = np.abs(normal @ offsets)
+        within = distances[kept]
+        half = len(within) // 2
         # 1.48 times the median deviation is the standard deviation of a normal distribution.
-        spread = max(1.48 * np.median(distances[kept]), _MIN_SPREAD)
+        spread = max(1.48 * np.partition(within, half)[half], _MIN_SPREAD)
         before, kept = kept, distances <= 2.5 * spread
-        if np.array_equal(before, kept):
+        if (before == kept).all():
             break
     if normal @ centre > 0:  # The camera, at the origin, is above the floor.
         normal = -normal

@@ -97,6 +97,9 @@ SPECIFICATIONS = {
     'points.max_edge_angle': Specification(
         90.0, 'Leave out of both clouds what is seen at more than this angle between its normal '
         'and the ray, in degrees; 90 keeps all', LIVE, (0.0, 90.0)),
+    'obstacles.stride': Specification(
+        2, 'Look for obstacles in every so many-th row and column; 1 takes every pixel', LIVE,
+        (1, 64)),
     'obstacles.floor_classes': Specification(
         ['floor', 'flat', 'road', 'sidewalk'],
         'Classes that a robot drives on; names that the weights do not have are passed over',
@@ -141,6 +144,7 @@ class Settings:
     points_classes: tuple[str, ...]
     points_confident_only: bool
     points_max_edge_angle: float
+    obstacles_stride: int
     obstacles_floor_classes: tuple[str, ...]
     obstacles_ceiling_classes: tuple[str, ...]
     obstacles_min_height: float

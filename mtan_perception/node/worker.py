@@ -9,6 +9,9 @@ import threading
 import time
 from typing import Any
 
+_HAND_OVER = 0.0005
+"""Seconds in which a waiting thread wakes up."""
+
 
 class Worker:
     """
@@ -56,11 +59,14 @@ class Worker:
             self._changed.notify()
 
     def offer(self, frame: Any, slot: str = '') -> None:
-        """Put a frame into a slot; never blocks for longer than it takes to store it."""
+        """Put a frame into a slot, and let the thread begin with it; blocks for no longer."""
         with self._changed:
             self._dropped[slot] += slot in self._frames
             self._frames[slot] = frame
             self._changed.notify()
+        # The interpreter is the thread's now. Else it would be kept by what rclpy does to wait for
+        # the next message, which takes most of a millisecond.
+        time.sleep(_HAND_OVER)
 
     def clear(self) -> None:
         """Empty every slot."""

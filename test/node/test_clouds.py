@@ -73,6 +73,7 @@ def test_the_memory_of_a_message_is_filled_in_place(stride):
     height, width = cloud_size(p, options)
     memory = array.array('B')
     append_zeros(memory, height * width * POINT.itemsize)
+    np.frombuffer(memory, np.uint8)[:] = 0xa5  # of an earlier frame
     cloud = fill_cloud(p, INTRINSICS, options, memory)
     expected = fill_cloud(p, INTRINSICS, options)
     assert cloud.shape == expected.shape == (height, width)

@@ -60,8 +60,10 @@ def frame(robot, collect):
     return take
 
 
-def test_one_frame_in_the_eyes_of_every_consumer(robot, room, frame):
+@pytest.mark.parametrize('stride', [1, 2], ids='obstacles.stride {}'.format)
+def test_one_frame_in_the_eyes_of_every_consumer(robot, room, frame, stride):
     start(robot)
+    assert robot.set(**{'obstacles.stride': stride}).successful
     outputs = frame()
     same_stamp_frame_and_size(outputs)
     rviz_shows_images(outputs)
@@ -70,8 +72,9 @@ def test_one_frame_in_the_eyes_of_every_consumer(robot, room, frame):
     semantic_layer_indexes_the_cloud(outputs, room)
     pcl_reads_the_fields(outputs)
     points_lie_on_the_rooms_planes(outputs, room)
-    obstacles_are_no_floor_and_miss_nothing(outputs, room)
-    every_box_above_5_cm_is_an_obstacle(outputs, room)
+    looked_at = (slice(None, None, stride),) * 2
+    obstacles_are_no_floor_and_miss_nothing(outputs, room, looked_at)
+    every_box_above_5_cm_is_an_obstacle(outputs, room, looked_at)
 
 
 def same_stamp_frame_and_size(outputs):
@@ -167,8 +170,8 @@ def points_lie_on_the_rooms_planes(outputs, room):
         assert len(near) > 20 and near.max() < 1e-3
 
 
-def obstacles_are_no_floor_and_miss_nothing(outputs, room):
-    """Of a voxel grid of 5 cm; whatever is above 5 cm has an obstacle in its voxel."""
+def obstacles_are_no_floor_and_miss_nothing(outputs, room, looked_at):
+    """Of a voxel grid of 5 cm; whatever is looked at above 5 cm has an obstacle in its voxel."""
     cloud = read_cloud(outputs['points'])
     points, label = xyz(cloud), cloud['label']
     message = outputs['obstacles']
@@ -182,16 +185,17 @@ def obstacles_are_no_floor_and_miss_nothing(outputs, room):
     high = (room.place(points)[..., 2] > 0.05) & ~np.isin(label, (FLOOR, CEILING))
     assert high.sum() > 5000
 
-    assert voxels(points[high]) <= voxels(found)
+    assert voxels(points[looked_at][high[looked_at]]) <= voxels(found)
     assert len(found) == len(voxels(found)) < high.sum() / 2
 
 
-def every_box_above_5_cm_is_an_obstacle(outputs, room):
+def every_box_above_5_cm_is_an_obstacle(outputs, room, looked_at):
     """Not just its sides, which could not be floor, but its top, as near the floor as it is."""
     cloud, found = (xyz(read_cloud(outputs[topic])) for topic in ('points', 'obstacles'))
     for box in BOXES:
-        seen = cloud[box.has_on_top(room.place(cloud))]
-        assert len(seen) > 10, 'it is in view'
+        on_top = box.has_on_top(room.place(cloud))
+        assert on_top.sum() > 10, 'it is in view'
+        seen = cloud[looked_at][on_top[looked_at]]
         if box.height > 0.05:
             assert voxels(seen) <= voxels(found[0]), box
             assert box.has_on_top(room.place(found[0])).any(), box
