@@ -34,6 +34,7 @@ _LOGGER = logging.getLogger(__name__)
 
 _ALIGNMENT = 16  # float32 values: a cache line, and the widest register
 _EVICTION_PERIOD = 0.02  # seconds
+_LARGE = 1 << 18  # float32 values: after as many, what malloc keeps of intermediates is given back
 
 
 # What is in use of the files mapped here.
@@ -142,6 +143,8 @@ def write(path: Path, network: MTANDeepLabv3, factory: Factory,
             content = buffer.contiguous(memory_format=_layout(buffer, memory_format))
             file.write(content.as_strided((content.numel(),), (1,)).numpy())
             file.write(bytes(4 * (_padded(content.numel()) - content.numel())))
+            if buffer.numel() >= _LARGE:
+                _trim()
             return buffer.to('meta')
         OptimizedMTAN(network, factory, place)
     _trim()

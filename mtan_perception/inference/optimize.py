@@ -32,32 +32,35 @@ class OptimizedMTAN(nn.Module):
 
     :param network: the network, on any device, in float32 or float64. It is read, not changed.
     :param factory: makes the convolutions; see mtan_perception.inference.convolution.
-    :param place: returns each finished buffer where it shall lie; called part by part, always in
-        one order.
+    :param place: returns each finished buffer where it shall lie; called one by one, always in one
+        order.
     """
 
     def __init__(self, network: MTANDeepLabv3, factory: Factory = Convolution,
                  place: Callable[[Tensor], Tensor] = lambda buffer: buffer) -> None:
         super().__init__()
+        def placed(*arguments, **options) -> nn.Module:
+            return factory(*arguments, **options)._apply(place)
+
         self.tasks = dict(network.tasks)
         self.activations = dict(network.activations)
         trunk = network.trunk
-        self.stem = fold(trunk.conv1, trunk.bn1, 'relu', factory)._apply(place)
+        self.stem = fold(trunk.conv1, trunk.bn1, 'relu', placed)
         self.maxpool = trunk.maxpool
         self.bodies, self.ends = nn.ModuleList(), nn.ModuleList()
         for stage in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4):
-            *body, end = (_Block(block, factory)._apply(place) for block in stage)
+            *body, end = (_Block(block, placed) for block in stage)
             self.bodies.append(nn.Sequential(*body))
             self.ends.append(end)
         self.masks = nn.ModuleList([
-            nn.ModuleDict({name: _Mask(mask, width, stage > 0, factory)._apply(place)
+            nn.ModuleDict({name: _Mask(mask, width, stage > 0, placed, place)
                            for name, mask in masks.items()})
             for stage, (masks, width) in enumerate(
                 zip(network.masks, trunk.channels, strict=True))])
         self.encoders = nn.ModuleList([
-            nn.Sequential(_Block(encoder.block, factory)._apply(place), encoder.pool)
+            nn.Sequential(_Block(encoder.block, placed), encoder.pool)
             for encoder in network.shared_encoders])
-        self.heads = nn.ModuleDict({name: _Head(head, factory)._apply(place)
+        self.heads = nn.ModuleDict({name: _Head(head, placed)
                                     for name, head in network.decoders.items()})
         self._merged: dict[tuple[int, tuple[str, ...]], Convolution] = {}
         self.eval().requires_grad_(False)
@@ -132,11 +135,12 @@ class _Block(nn.Module):
 class _Mask(nn.Module):
     """One task's mask at one stage; W_u, which its parent applies, is kept as it is."""
 
-    def __init__(self, mask: AttentionMask, width: int, attends: bool, factory: Factory) -> None:
+    def __init__(self, mask: AttentionMask, width: int, attends: bool, factory: Factory,
+                 place: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         weight, bias = folded(mask[0], mask[1])
-        self.register_buffer('weight', weight[:, :width].contiguous())
-        self.register_buffer('bias', bias)
+        self.register_buffer('weight', place(weight[:, :width].contiguous()))
+        self.register_buffer('bias', place(bias))
         if attends:
             self.encoded = factory(weight[:, width:].contiguous(), None, activation='relu')
         self.out = fold(mask[3], mask[4], 'sigmoid', factory)
@@ -151,11 +155,11 @@ class _Head(nn.Module):
         *branches, pooling = pyramid.convs
         self.branches = nn.ModuleList(
             [fold(branch[0], branch[1], 'relu', factory) for branch in branches])
-        self.pooling = fold(pooling[1], pooling[2], 'relu')
+        self.pooling = fold(pooling[1], pooling[2], 'relu', factory)
         weight, bias = folded(pyramid.project[0], pyramid.project[1])
         *parts, pooled = weight.split(pooling[1].out_channels, dim=1)
         self.projections = nn.ModuleList([factory(part.contiguous(), None) for part in parts])
-        self.pooled = Convolution(pooled.contiguous(), bias)
+        self.pooled = factory(pooled.contiguous(), bias)
         self.convolution = fold(convolution, norm, 'relu', factory)
         self.out = fold(out, None, None, factory)
 

@@ -73,6 +73,8 @@ class OpenVINOBackend:
             results = request.infer({0: image[None]}, share_inputs=True)
             parts.append({port.get_any_name(): torch.from_numpy(array)
                           for port, array in results.items()})
+        if len(parts) == 1:  # torch.cat would copy
+            return parts[0]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _find(self, key: tuple) -> Any | None:

@@ -160,7 +160,8 @@ def _attend(mask: nn.Module, u: Node, p: Node, encoded: Node | None) -> Node:
     hidden = ops.add(ops.convolution(u, _constant(mask.weight), [1, 1], [0, 0], [0, 0], [1, 1]),
                      _constant(mask.bias.view(1, -1, 1, 1)))
     hidden = ops.relu(hidden) if encoded is None else _convolve(mask.encoded, encoded, hidden)
-    return ops.multiply(_convolve(mask.out, hidden), p)
+    # p first: OpenVINO then runs the trunk before the tasks, and needs a little less memory.
+    return ops.multiply(p, _convolve(mask.out, hidden))
 
 
 def _head(head: nn.Module, x: Node) -> Node:
