@@ -39,6 +39,7 @@ class OptimizedMTAN(nn.Module):
     def __init__(self, network: MTANDeepLabv3, factory: Factory = Convolution,
                  place: Callable[[Tensor], Tensor] = lambda buffer: buffer) -> None:
         super().__init__()
+
         def placed(*arguments, **options) -> nn.Module:
             return factory(*arguments, **options)._apply(place)
 
