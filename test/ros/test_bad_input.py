@@ -175,7 +175,8 @@ def test_no_floor_and_no_transform(robot, room, collect):
     """By class alone, with a word about it: the box in view is level and yet no floor."""
     obstacles, clouds = (collect(PointCloud2, f'/mtan/{name}') for name in ('obstacles', 'points'))
     # The floor in view begins one centimetre behind this.
-    child = start(robot, **{'obstacles.base_frame': "''", 'max_depth': 1.77})
+    child = start(robot, **{
+        'obstacles.base_frame': "''", 'max_depth': 1.77, 'obstacles.stride': 1})
     found, cloud = (robot.exchange(messages) for messages in (obstacles, clouds))
     assert warned(robot, child, 'no floor is in view')
     points, label = xyz(read_cloud(cloud)), read_cloud(cloud)['label']
