@@ -123,7 +123,7 @@ class WinogradConvolution(nn.Module):
         """Return activation(weight * x + bias + addend)."""
         count, channels, height, width = x.shape
         d = self.dilation
-        rows, columns = (-(-length // (3 * d)) for length in (height, width))  # tiles, rounded up
+        rows, columns = self.tiles(height, width)
         padded = functional.pad(x.permute(0, 2, 3, 1), (
             0, 0, d, (3 * columns + 1) * d - width, d, (3 * rows + 1) * d - height))
         image, row, column, _ = padded.stride()
@@ -136,3 +136,8 @@ class WinogradConvolution(nn.Module):
         y = y.permute(2, 3, 0, 4, 5, 1, 6, 7).reshape(count, 3 * d * rows, 3 * d * columns, -1)
         y = y[:, :height, :width].add_(self.bias).permute(0, 3, 1, 2)
         return self.activation(y if addend is None else y.add_(addend))
+
+    def tiles(self, height: int, width: int) -> tuple[int, int]:
+        """Return the rows and columns of tiles that cover each of the independent maps."""
+        side = 3 * self.dilation
+        return -(-height // side), -(-width // side)

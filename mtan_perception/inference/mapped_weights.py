@@ -52,7 +52,7 @@ class MappedWeights:
 
     def __init__(self, path: Path, memory_format: torch.memory_format) -> None:
         with open(path, 'rb') as file:
-            self._values = torch.from_numpy(_mapped(file))
+            self._values = torch.from_numpy(_mapped(file, np.float32))
         self._memory_format = memory_format
         self._end = 0
 
@@ -90,12 +90,12 @@ def optimize_mapped(network: MTANDeepLabv3, factory: Factory,
 
 
 def mapped_copy(array: np.ndarray) -> np.ndarray:
-    """Return a contiguous float32 copy, in a file without a name; in memory if there is none."""
+    """Return a contiguous copy, in a file without a name; in memory where there can be none."""
     array = np.ascontiguousarray(array)
     try:
         with tempfile.TemporaryFile(dir=artefact_folder()) as file:
             array.tofile(file)
-            return _mapped(file).reshape(array.shape)
+            return _mapped(file, array.dtype).reshape(array.shape)
     except OSError:
         return array
 
@@ -114,14 +114,14 @@ def reading_once() -> Iterator[None]:
         _trim()
 
 
-def _mapped(file) -> np.ndarray:
-    """Return the float32 values of an open file."""
+def _mapped(file, dtype) -> np.ndarray:
+    """Return the values of an open file."""
     file.flush()
     # Private: torch wants memory that it could write to, and the file stays as it is.
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     with _MAPS_LOCK:
         _MAPS.add(mapped)
-    return np.frombuffer(mapped, np.float32)
+    return np.frombuffer(mapped, dtype)
 
 
 def _evict(done: threading.Event) -> None:

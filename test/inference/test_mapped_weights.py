@@ -77,14 +77,15 @@ def test_pages_that_were_read_are_given_back(cache):
     assert torch.equal(found, OptimizedMTAN(load(), Convolution).logits(x)['depth'])
 
 
-def test_a_copy_is_mapped_for_as_long_as_it_is_used(cache):
+@pytest.mark.parametrize('dtype', [np.float32, np.int32])
+def test_a_copy_is_mapped_for_as_long_as_it_is_used(cache, dtype):
     """And its pages are given back like those of the weights."""
     cache.mkdir()
-    rows = np.arange(3 * 5000, dtype=np.float32).reshape(3, 5000)[:, ::2]
+    rows = np.arange(3 * 5000, dtype=dtype).reshape(3, 5000)[:, ::2]
     copy = mapped_copy(rows)
     path = re.search(rf'{re.escape(str(cache))}/\S+ \(deleted\)',
                      Path('/proc/self/maps').read_text())[0]
-    assert copy.flags.c_contiguous
+    assert copy.flags.c_contiguous and copy.dtype == dtype
     with reading_once():
         assert np.array_equal(copy, rows)
     assert resident(path) == 0

@@ -97,7 +97,7 @@ def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node
     """
     _, channels, height, width = _shape(x)
     d = module.dilation
-    rows, columns = (-(-length // (3 * d)) for length in (height, width))
+    rows, columns = module.tiles(height, width)
     padded_width = (3 * columns + 2) * d
     padded = ops.pad(x, _integers(0, 0, d, d), _integers(
         0, 0, (3 * rows + 1) * d - height, (3 * columns + 1) * d - width), 'constant')
