@@ -31,9 +31,7 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray,
     `alpha` is the weight of the colours: 0 leaves the image, 1 the mask.
     """
     blended = cv2.addWeighted(image, 1 - alpha, color_mask(label, palette), alpha, 0)
-    unlabelled = label == 255
-    blended[unlabelled] = image[unlabelled]
-    return blended
+    return cv2.copyTo(np.ascontiguousarray(image), cv2.compare(label, 255, cv2.CMP_EQ), blended)
 
 
 def color_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.ndarray:
@@ -42,13 +40,11 @@ def color_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.nda
 
     Depth outside [min_depth, max_depth] takes the colour of the nearer end.
     """
-    unknown, scale = np.isnan(depth), 255 / (max_depth - min_depth)
+    known, scale = cv2.compare(depth, depth, cv2.CMP_EQ), 255 / (max_depth - min_depth)
     # It rounds and keeps to 0..255 in one pass; of what is below 0 it would take the magnitude.
     level = cv2.convertScaleAbs(
         np.minimum(depth, max_depth), alpha=-scale, beta=max_depth * scale)
-    color = color_mask(level, _turbo())
-    color[unknown] = 0
-    return color
+    return cv2.copyTo(color_mask(level, _turbo()), known)
 
 
 @functools.cache

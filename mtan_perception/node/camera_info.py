@@ -2,10 +2,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the node reads from a CameraInfo, and how it is scaled to the outputs."""
 
+from collections.abc import Hashable
+from typing import NamedTuple
+
 import numpy as np
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 from mtan_perception.geometry import Fit, scale_intrinsics
+
+
+class Calibration(NamedTuple):
+    """What a CameraInfo says of the outputs' images."""
+
+    camera_info: CameraInfo
+    """At the size of the outputs."""
+    intrinsics: np.ndarray
+    """(3, 3), of the same size."""
+    focal_length: float
+    """In pixels of the camera's image."""
+
+    @classmethod
+    def of(cls, camera_info: CameraInfo, fit: Fit) -> 'Calibration':
+        """Take it from a CameraInfo that serves; `fit` is that of the camera's image."""
+        scaled = scale_camera_info(camera_info, fit)
+        return cls(scaled, projection(scaled), float(projection(camera_info)[0, 0]))
+
+
+def identity(camera_info: CameraInfo) -> Hashable:
+    """Return what two messages have in common that differ by no more than their header."""
+    roi = camera_info.roi
+    return (
+        camera_info.height, camera_info.width, camera_info.distortion_model,
+        *(values.tobytes() for values in (
+            camera_info.d, camera_info.k, camera_info.r, camera_info.p)),
+        camera_info.binning_x, camera_info.binning_y,
+        roi.x_offset, roi.y_offset, roi.height, roi.width, roi.do_rectify)
 
 
 def projection(camera_info: CameraInfo) -> np.ndarray:

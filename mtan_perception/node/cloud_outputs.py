@@ -121,5 +121,10 @@ def cloud_message(shape: tuple[int, ...], point: np.dtype, header) -> PointCloud
     return PointCloud2(
         header=header, height=height, width=width, is_bigendian=False, is_dense=len(shape) == 1,
         point_step=point.itemsize, row_step=point.itemsize * width,
-        fields=[PointField(name=name, offset=offset, datatype=_DATATYPES[kind.str], count=1)
-                for name, (kind, offset, *_) in point.fields.items()])
+        fields=_fields(point))
+
+
+@functools.cache
+def _fields(point: np.dtype) -> list[PointField]:
+    return [PointField(name=name, offset=offset, datatype=_DATATYPES[kind.str], count=1)
+            for name, (kind, offset, *_) in point.fields.items()]

@@ -109,15 +109,21 @@ def decode_compressed(message) -> np.ndarray:
     return image[..., ::-1]
 
 
-def encode_image(image: np.ndarray, encoding: str, header) -> Image:
+def encode_image(image: np.ndarray, encoding: str, header, used: Image | None = None) -> Image:
     """
     Fill a sensor_msgs/Image without padding.
 
     :param image: H×W or H×W×C of the encoding's type: mono8, rgb8, bgr8, 32FC1 or 32FC3.
     :param header: std_msgs/Header, used as it is.
+    :param used: a message that has been published; if it fits, it is filled anew: memory that is
+        there already is written in half the time.
     """
     image = np.ascontiguousarray(image, _ENCODED_DTYPE[encoding])
     height, width = image.shape[:2]
+    if used is not None and (used.height, used.width, used.encoding) == (height, width, encoding):
+        used.header = header
+        memoryview(used.data)[:] = memoryview(image).cast('B')
+        return used
     message = Image(
         header=header, height=height, width=width, encoding=encoding, is_bigendian=0,
         step=image.nbytes // height)

@@ -93,17 +93,20 @@ def fit_plane(points: np.ndarray) -> Plane:
         centre = points @ share
         offsets = points - centre[:, None]
         normal = np.linalg.eigh((offsets * share) @ offsets.T)[1][:, 0]
-        distances = np.abs(normal @ offsets)
-        within = distances[kept]
-        half = len(within) // 2
-        # 1.48 times the median deviation is the standard deviation of a normal distribution.
-        spread = max(1.48 * np.partition(within, half)[half], _MIN_SPREAD)
-        before, kept = kept, distances <= 2.5 * spread
+        before, kept = kept, _near(np.abs(normal @ offsets), kept)
         if (before == kept).all():
             break
     if normal @ centre > 0:  # The camera, at the origin, is above the floor.
         normal = -normal
     return Plane(normal, float(normal @ centre))
+
+
+def _near(distances: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return which distances (N,) from a plane are no outliers, by the spread of those kept."""
+    within = distances[kept]
+    half = len(within) // 2
+    # 1.48 times the median deviation is the standard deviation of a normal distribution.
+    return distances <= 2.5 * max(1.48 * np.partition(within, half)[half], _MIN_SPREAD)
 
 
 def find_obstacles(points: np.ndarray, is_floor: np.ndarray, is_ceiling: np.ndarray,
@@ -153,7 +156,8 @@ def thin(points: np.ndarray, wanted: np.ndarray, voxel_size: float) -> np.ndarra
     if volume > _MAX_TABLE:  # Of more cells a float32 cannot tell the numbers apart.
         cells = np.where(wanted, cells, 0).astype(np.int64)
     x, y, z = cells
-    keys = (x * shape[1] + y) * shape[2] + z
+    # In this order neighbours in a row of the image are neighbours in the table too.
+    keys = (z * shape[1] + y) * shape[0] + x
     np.copyto(keys, -1, where=~wanted)
     # Neighbours mostly share their voxel; what is not the first in it need not be looked up.
     is_first = wanted.copy()

@@ -61,6 +61,8 @@ class Outputs:
             publisher(CameraInfo, f'{task}/camera_info') for task in CAMERA_INFO_TASKS]
         self.points = publisher(PointCloud2, 'points')
         self.obstacles = publisher(PointCloud2, 'obstacles')
+        self._used: dict[str, Image] = {}
+        """The messages of the frame before, by topic."""
         self._publishing = 0.0
 
     def publish(self, publisher, message) -> None:
@@ -101,7 +103,9 @@ class Outputs:
             task, encoding, fill = IMAGE_OUTPUTS[topic]
             if task in tasks and publisher.get_subscription_count():
                 image = fill(prediction, settings, palette)
-                self.publish(publisher, encode_image(image, encoding, header))
+                message = encode_image(image, encoding, header, self._used.get(topic))
+                self._used[topic] = message
+                self.publish(publisher, message)
 
     def publish_camera_info(self, header, camera_info: CameraInfo) -> None:
         """Publish the intrinsics at the size of the outputs, under the input's header."""
