@@ -54,6 +54,27 @@ class Convolution(nn.Module):
         return weight, padding
 
 
+class AtrousConvolution(Convolution):
+    """
+    A convolution of 3x3 taps so far apart that on a small map few of them meet a pixel.
+
+    A runtime may compute it by pairs, with a quarter less arithmetic than the taps that meet one.
+    Along an axis where a pixel has one neighbour at most, at a distance d, let x and x' be such a
+    pair and a, b, c the taps at -d, 0 and d. Then y = b x + c x' and y' = a x + b x' share a
+    product (Karatsuba and Ofman, 'Multiplication of Multidigit Numbers on Automata', 1962):
+
+        s = b (x + x'),   y = s + (c - b) x',   y' = s + (a - b) x
+    """
+
+    def comes_in_pairs(self, height: int, width: int) -> bool:
+        """
+        Tell whether along both axes of such a map there are pairs and singles, and no more.
+
+        Along one alone the gain is 15 % of the convolution, and not worth the copies.
+        """
+        return all(self.dilation < length <= 2 * self.dilation for length in (height, width))
+
+
 Factory = Callable[..., nn.Module]
 
 
@@ -84,6 +105,7 @@ def cpu_convolution(weight: Tensor, bias: Tensor, stride: int = 1, padding: int 
     if stride == 1 and weight.shape[2:] == (3, 3):
         if dilation <= _MAX_WINOGRAD_DILATION:
             return WinogradConvolution(weight, bias, dilation, activation)
+        return AtrousConvolution(weight, bias, stride, padding, dilation, activation)
     return Convolution(weight, bias, stride, padding, dilation, activation)
 
 

@@ -249,7 +249,7 @@ class Camera:
 
     def _calibrate(self, image_size: tuple[int, int],
                    input_size: tuple[int, int]) -> Calibration | None:
-        """Take the newest CameraInfo; once for as long as it stays the same, or it takes 0.3 ms."""
+        """Take over the newest CameraInfo, once for as long as it stays the same."""
         if self._camera_info is None:
             return None
         key = identity(self._camera_info), image_size, input_size

@@ -13,6 +13,7 @@ import torch
 from mtan_perception.checkpoint import load_network
 from mtan_perception.inference import Engine, EngineError
 from mtan_perception.inference.backends import build_backend
+from mtan_perception.inference.convolution import AtrousConvolution
 from mtan_perception.inference.postprocess import classify, finish, point_normals
 
 pytestmark = pytest.mark.usefixtures('cache')
@@ -66,6 +67,30 @@ def test_a_backend_agrees_with_the_network(name, packages):
         assert_agrees(backend(x, ('normal',)), expected(x, ['normal']))
         assert_agrees(backend(small, ('depth',)), expected(small, ['depth']))
     assert_agrees(backend(x[1:], everything), expected(x[1:]))
+
+
+@pytest.mark.parametrize('size, dilation, paired', [
+    ((36, 48), 24, True), ((27, 48), 24, True), ((7, 5), 4, True), ((8, 8), 4, True),
+    ((9, 8), 4, False), ((5, 12), 6, False), ((3, 4), 6, False)])
+def test_atrous_taps_by_pairs_in_openvino(size, dilation, paired):
+    """Whatever the map: pairs and singles along either axis, pairs alone, or too many for it."""
+    openvino = pytest.importorskip('openvino')
+    from mtan_perception.inference.backends import openvino_graph
+    torch.manual_seed(0)
+    module = AtrousConvolution(torch.randn(8, 16, 3, 3), torch.randn(8), 1, dilation, dilation,
+                               'relu')
+    assert module.comes_in_pairs(*size) == paired
+    x, addend = torch.randn(1, 16, *size), torch.randn(1, 8, *size)
+    inputs = [openvino.opset13.parameter(part.shape, np.float32) for part in (x, addend)]
+    model = openvino.Model([openvino_graph._convolve(module, *inputs)], inputs)
+    kinds = {operation.get_type_name() for operation in model.get_ops()}
+    assert ('MatMul' if paired else 'Convolution') in kinds
+    found = openvino.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})(
+        [x.numpy(), addend.numpy()])[0]
+    # In float64, by torch's own convolution.
+    wanted = torch.nn.functional.conv2d(x.double(), module.weight.double(), module.bias.double(),
+                                        1, dilation, dilation) + addend
+    assert np.abs(found - wanted.relu().numpy()).max() < 1e-4
 
 
 def test_openvino_builds_aside_what_comes_again(caplog):

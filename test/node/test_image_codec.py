@@ -229,6 +229,20 @@ def test_encoding(encoding, shape, dtype):
         np.frombuffer(message.data, dtype).reshape(shape), image)
 
 
+def test_a_used_message_is_filled_anew_where_it_fits():
+    """Its memory is written again; one of another size or encoding is left as it is."""
+    first = encode_image(np.full((4, 6), 1, np.uint8), 'mono8', Header(frame_id='old'))
+    memory = first.data
+    again = encode_image(np.arange(24, dtype=np.uint8).reshape(4, 6)[:, ::-1], 'mono8',
+                         Header(frame_id='new'), first)
+    assert again is first and again.data is memory and again.header.frame_id == 'new'
+    assert bytes(again.data[:6]) == bytes([5, 4, 3, 2, 1, 0])
+    for image, encoding in ((np.zeros((4, 5), np.uint8), 'mono8'),
+                            (np.zeros((4, 6, 3), np.uint8), 'rgb8')):
+        other = encode_image(image, encoding, Header(), first)
+        assert other is not first and len(other.data) == image.size and len(first.data) == 24
+
+
 def test_encoding_of_strided_images_and_little_endian_floats():
     image = np.arange(HEIGHT * WIDTH, dtype='>f4').reshape(HEIGHT, WIDTH)[:, ::2]
     message = encode_image(image, '32FC1', Header())

@@ -101,10 +101,10 @@ class OpenVINOBackend:
         _LOGGER.info('openvino: building %s at %dx%d ...', ', '.join(tasks), *size)
         start = time.perf_counter()
         try:
-            model = build_model(self._network, size, tasks, self._axes)
             # The default precision would be whatever the processor is fastest in.
             with reading_once():
-                compiled = self._core.compile_model(model, 'CPU', {
+                compiled = self._core.compile_model(build_model(
+                    self._network, size, tasks, self._axes), 'CPU', {
                     'PERFORMANCE_HINT': 'LATENCY',
                     'INFERENCE_PRECISION_HINT': _HINTS[self.precision],
                     'INFERENCE_NUM_THREADS': self._threads})

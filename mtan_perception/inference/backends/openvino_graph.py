@@ -7,15 +7,18 @@ It is written in OpenVINO's operations, module by module, and shares the weights
 is traced or converted, so that building takes no longer than the runtime's own compilation.
 """
 
+from collections.abc import Callable, Sequence
+import functools
+
 import numpy as np
 import openvino
-from openvino import Node, opset1
+from openvino import Node, opset1, Output
 from openvino import opset13 as ops
 import torch
 from torch import nn, Tensor
 
 from mtan_perception.geometry import NORMAL_SIGNS
-from mtan_perception.inference.convolution import WinogradConvolution
+from mtan_perception.inference.convolution import AtrousConvolution, WinogradConvolution
 from mtan_perception.inference.mapped_weights import mapped_copy
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import MIN_NORM
@@ -63,12 +66,13 @@ def _constant(value: Tensor | np.ndarray) -> Node:
                         shared_memory=True)
 
 
+@functools.cache  # each has a few KiB of its own in the compiled model
 def _integers(*values: int) -> Node:
     return ops.constant(np.array(values, np.int64))
 
 
-def _shape(x: Node) -> list[int]:
-    return list(x.output(0).get_shape())
+def _shape(x: Node | Output) -> list[int]:
+    return list((x.output(0) if isinstance(x, Node) else x).get_shape())
 
 
 def _activate(y: Node, activation) -> Node:
@@ -80,12 +84,65 @@ def _activate(y: Node, activation) -> Node:
 def _convolve(module: nn.Module, x: Node, addend: Node | None = None) -> Node:
     if isinstance(module, WinogradConvolution):
         return _winograd(module, x, addend)
-    weight, pads = module.taps(*_shape(x)[2:])
-    y = ops.convolution(x, _constant(weight), [module.stride] * 2, pads, pads,
-                        [module.dilation] * 2)
+    size = _shape(x)[2:]
+    if isinstance(module, AtrousConvolution) and module.comes_in_pairs(*size):
+        y = _by_pairs(module, x)
+    else:
+        weight, pads = module.taps(*size)
+        y = ops.convolution(x, _constant(weight), [module.stride] * 2, pads, pads,
+                            [module.dilation] * 2)
     if module.bias is not None:
         y = ops.add(y, _constant(module.bias.view(1, -1, 1, 1)))
     return _activate(y if addend is None else ops.add(y, addend), module.activation)
+
+
+def _by_pairs(module: AtrousConvolution, x: Node) -> Node:
+    """Return weight * x by the products of AtrousConvolution."""
+    _, channels, height, width = _shape(x)
+    out = module.weight.shape[0]
+    # Matrices of a row of the map each, (H, W * channels): other shapes OpenVINO would copy into
+    # another layout for each product.
+    pixels = ops.reshape(ops.transpose(x, _integers(0, 2, 3, 1)), _integers(height, -1), False)
+
+    def multiply(x: Node | Output, matrix: Node) -> Node:
+        y = ops.matmul(ops.reshape(x, _integers(-1, channels), False), matrix, False, False)
+        return ops.reshape(y, _integers(_shape(x)[0], -1), False)
+
+    def along_rows(x: Node | Output, matrices: list[Node]) -> Node:
+        return _pair_up(x, 1, width, module.dilation, matrices, multiply)
+
+    y = _pair_up(pixels, 0, height, module.dilation, [
+        [ops.constant(mapped_copy(matrix), shared_memory=True) for matrix in _factors(taps)]
+        for taps in _factors(module.weight.permute(2, 3, 1, 0).numpy())], along_rows)
+    return ops.transpose(ops.reshape(y, _integers(1, height, width, out), False),
+                         _integers(0, 3, 1, 2))
+
+
+def _factors(taps: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return b, c - b and a - b of the taps a, b, c."""
+    before, centre, after = taps
+    return centre, after - centre, before - centre
+
+
+def _pair_up(x: Node | Output, axis: int, length: int, dilation: int, factors: Sequence,
+             multiply: Callable) -> Node:
+    """
+    Return the sums of AtrousConvolution along an axis.
+
+    :param length: pixels along the axis.
+    :param factors: b, c - b and a - b.
+    :param multiply: (x, factor) -> the product.
+    """
+    pairs, single = length - dilation, 2 * dilation - length
+    unit = _shape(x)[axis] // length
+    cuts = [pairs, single, pairs] if single else [pairs, pairs]
+    first, *middle, second = ops.variadic_split(
+        x, _integers(axis), _integers(*(unit * cut for cut in cuts))).outputs()
+    centre, second_more, first_more = factors
+    shared = multiply(ops.add(first, second), centre)
+    return ops.concat([ops.add(shared, multiply(second, second_more)),
+                       *(multiply(part, centre) for part in middle),
+                       ops.add(shared, multiply(first, first_more))], axis)
 
 
 def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node:
@@ -95,41 +152,45 @@ def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node
     Maps have their channels last in memory. A transpose to or from that order costs nothing as
     long as it stands at the border: padding comes before the one, all else before the other.
     """
-    _, channels, height, width = _shape(x)
+    count, channels, height, width = _shape(x)
     d = module.dilation
     rows, columns = module.tiles(height, width)
-    padded_width = (3 * columns + 2) * d
     padded = ops.pad(x, _integers(0, 0, d, d), _integers(
         0, 0, (3 * rows + 1) * d - height, (3 * columns + 1) * d - width), 'constant')
     pixels = ops.transpose(padded, _integers(0, 2, 3, 1))
-    count = _shape(pixels)[0]
-    # Whole pixels are gathered at once, each a row of its channels: the inputs (5, 5, tiles).
-    place = np.arange(count * (3 * rows + 2) * d * padded_width, dtype=np.int32)
-    place = place.reshape(count, (3 * rows + 2) * d, padded_width)
-    tiles = torch.from_numpy(place)
-    image, row, column = tiles.stride()
-    tiles = tiles.as_strided(
-        (5, 5, count, rows, d, columns, d),
-        (d * row, d * column, image, 3 * d * row, row, 3 * d * column, column))
+    into, out_of = _winograd_places(count, height, width, d, rows, columns)
     flat = ops.reshape(pixels, _integers(-1, channels), False)
-    tiles = ops.gather(flat, _constant(tiles.reshape(-1)), _integers(0))
+    tiles = ops.gather(flat, into, _integers(0))
     tiles = ops.matmul(_constant(module.inputs),
                        ops.reshape(tiles, _integers(25, -1), False), False, False)
     products = ops.matmul(ops.reshape(tiles, _integers(25, -1, channels), False),
                           _constant(module.weight), False, False)
     y = ops.matmul(_constant(module.outputs),
                    ops.reshape(products, _integers(25, -1), False), False, False)
-    # Where output (i, j) of each tile belongs: its pixel's place in y.
-    place = torch.arange(9 * count * rows * d * columns * d, dtype=torch.int32)
-    place = place.view(3, 3, count, rows, d, columns, d).permute(2, 3, 0, 4, 5, 1, 6)
-    place = place.reshape(count, 3 * d * rows, 3 * d * columns)[:, :height, :width]
     out = module.weight.shape[2]
-    y = ops.gather(ops.reshape(y, _integers(-1, out), False), _constant(place.contiguous()),
-                   _integers(0))
+    y = ops.gather(ops.reshape(y, _integers(-1, out), False), out_of, _integers(0))
     y = ops.add(y, _constant(module.bias))
     if addend is not None:
         y = ops.add(y, ops.transpose(addend, _integers(0, 2, 3, 1)))
     return ops.transpose(_activate(y, module.activation), _integers(0, 3, 1, 2))
+
+
+@functools.lru_cache(maxsize=32)
+def _winograd_places(count: int, height: int, width: int, d: int, rows: int,
+                     columns: int) -> tuple[Node, Node]:
+    """Return which pixels the tiles are gathered from, and which of their results the map is."""
+    # Whole pixels are gathered at once, each a row of its channels: the inputs (5, 5, tiles).
+    padded_width = (3 * columns + 2) * d
+    place = torch.arange(count * (3 * rows + 2) * d * padded_width, dtype=torch.int32)
+    image, row, column = place.view(count, (3 * rows + 2) * d, padded_width).stride()
+    into = place.as_strided(
+        (5, 5, count, rows, d, columns, d),
+        (d * row, d * column, image, 3 * d * row, row, 3 * d * column, column))
+    # Where output (i, j) of each tile belongs: its pixel's place in y.
+    place = torch.arange(9 * count * rows * d * columns * d, dtype=torch.int32)
+    place = place.view(3, 3, count, rows, d, columns, d).permute(2, 3, 0, 4, 5, 1, 6)
+    place = place.reshape(count, 3 * d * rows, 3 * d * columns)[:, :height, :width]
+    return ops.constant(into.reshape(-1).numpy()), ops.constant(place.contiguous().numpy())
 
 
 def _maxpool(x: Node, pool: nn.MaxPool2d) -> Node:
