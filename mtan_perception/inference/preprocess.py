@@ -19,17 +19,26 @@ def resize_image(image: np.ndarray, fit: Fit, device: torch.device) -> Tensor:
 
     Shrinking is anti-aliased: without it, a thin or textured surface flickers from frame to frame.
     """
+    # A view of a BGR image, as cameras send it: its channels are turned once it is small.
+    is_reversed = image.strides[2] < 0
     # torch shares the memory of an array only if that is writable and without negative strides.
-    pixels = torch.from_numpy(np.require(image, requirements=('C', 'W')))
-    pixels = pixels.to(device).permute(2, 0, 1).unsqueeze(0)
+    pixels = torch.from_numpy(np.require(image[..., ::-1] if is_reversed else image,
+                                         requirements=('C', 'W')))
+    resized = _resize(pixels.to(device).permute(2, 0, 1).unsqueeze(0), fit)
+    return resized.flip(1) if is_reversed else resized
+
+
+def _resize(pixels: Tensor, fit: Fit) -> Tensor:
+    """Resize (1, 3, H, W) uint8 to (1, 3, fit.height, fit.width)."""
     if fit.scale == 1:
         return pixels
+    device, (height, width) = pixels.device, pixels.shape[2:]
     # The CPU has a kernel for bytes, several times as fast as the one for floats; CUDA has not.
     source = pixels if device.type == 'cpu' else pixels.float()
     resized = functional.interpolate(
         source, mode='bilinear', antialias=True, align_corners=False,
-        scale_factor=(_factor(fit.scale, image.shape[0], fit.height),
-                      _factor(fit.scale, image.shape[1], fit.width)),
+        scale_factor=(_factor(fit.scale, height, fit.height),
+                      _factor(fit.scale, width, fit.width)),
         # Sample with the scale itself. The ratio of the rounded sizes differs between the axes.
         recompute_scale_factor=False)
     return resized if device.type == 'cpu' else resized.round().clamp(0, 255).byte()
