@@ -8,6 +8,7 @@ metres, and a surface normal points toward the camera: a wall that faces it is (
 """
 
 from dataclasses import dataclass
+import functools
 import math
 
 import numpy as np
@@ -78,12 +79,21 @@ def pixel_rays(size: tuple[int, int], intrinsics: np.ndarray) -> tuple[np.ndarra
     """
     Return x (W,) and y (H, 1), float64, of the ray (x, y, 1) through each pixel of a (H, W) image.
 
-    The centre of pixel (row v, column u) is at (u, v), as in depth_image_proc.
+    The centre of pixel (row v, column u) is at (u, v), as in depth_image_proc. The arrays are kept
+    for the next call, and read-only.
     """
-    fx, fy, cx, cy = (float(intrinsics[row][column]) for row, column in
-                      ((0, 0), (1, 1), (0, 2), (1, 2)))
+    return _pixel_rays(size, *(float(intrinsics[row][column]) for row, column in
+                               ((0, 0), (1, 1), (0, 2), (1, 2))))
+
+
+@functools.lru_cache(maxsize=8)  # a camera's clouds, for each of its frames
+def _pixel_rays(size: tuple[int, int], fx: float, fy: float, cx: float,
+                cy: float) -> tuple[np.ndarray, np.ndarray]:
     height, width = size
-    return (np.arange(width) - cx) / fx, ((np.arange(height) - cy) / fy)[:, None]
+    rays = (np.arange(width) - cx) / fx, ((np.arange(height) - cy) / fy)[:, None]
+    for ray in rays:
+        ray.flags.writeable = False
+    return rays
 
 
 def back_project(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:

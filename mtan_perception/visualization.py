@@ -31,7 +31,10 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray,
     `alpha` is the weight of the colours: 0 leaves the image, 1 the mask.
     """
     blended = cv2.addWeighted(image, 1 - alpha, color_mask(label, palette), alpha, 0)
-    return cv2.copyTo(np.ascontiguousarray(image), cv2.compare(label, 255, cv2.CMP_EQ), blended)
+    unlabelled = cv2.compare(label, 255, cv2.CMP_EQ)
+    if not cv2.countNonZero(unlabelled):
+        return blended
+    return cv2.copyTo(np.ascontiguousarray(image), unlabelled, blended)
 
 
 def color_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.ndarray:
@@ -44,7 +47,8 @@ def color_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.nda
     # It rounds and keeps to 0..255 in one pass; of what is below 0 it would take the magnitude.
     level = cv2.convertScaleAbs(
         np.minimum(depth, max_depth), alpha=-scale, beta=max_depth * scale)
-    return cv2.copyTo(color_mask(level, _turbo()), known)
+    color = color_mask(level, _turbo())
+    return color if cv2.countNonZero(known) == known.size else cv2.copyTo(color, known)
 
 
 @functools.cache

@@ -85,14 +85,15 @@ def fit_plane(points: np.ndarray) -> Plane:
 
     A depth's error grows with the depth, so near points count more.
     """
-    weights = 1 / points[2] ** 2
+    weights = 1 / (points[2] * points[2])
     kept = np.ones(points.shape[1], bool)
     for _ in range(_FIT_ROUNDS):
         share = weights * kept
         share /= share.sum()
         centre = points @ share
         offsets = points - centre[:, None]
-        normal = np.linalg.eigh((offsets * share) @ offsets.T)[1][:, 0]
+        # Of the least eigenvalue; numpy's eigh takes 0.1 ms when the caches are cold.
+        normal = cv2.eigen((offsets * share) @ offsets.T)[2][2]
         before, kept = kept, _near(np.abs(normal @ offsets), kept)
         if (before == kept).all():
             break

@@ -243,8 +243,7 @@ def _finish(task: str, y: Node, axes: str) -> dict[str, Node]:
     """Return the task's images by the names that finish gives them."""
     one = ops.constant(np.float32(1))
     if task == SEGMENTATION:
-        best = ops.reduce_max(y, _integers(1), True)
-        label = ops.topk(y, ops.constant(np.int32(1)), 1, 'max', 'none', 'i32').output(1)
+        best, label = ops.topk(y, ops.constant(np.int32(1)), 1, 'max', 'none', 'i32').outputs()
         total = ops.reduce_sum(ops.exp(ops.subtract(y, best)), _integers(1), False)
         return {'label': ops.convert(ops.squeeze(label, _integers(1)), 'u8'),
                 'probability': ops.divide(one, total)}
