@@ -250,24 +250,27 @@ class Camera:
     def _calibrate(self, image_size: tuple[int, int],
                    input_size: tuple[int, int]) -> Calibration | None:
         """Take over the newest CameraInfo, once for as long as it stays the same."""
-        if self._camera_info is None:
+        # Once: the executor's thread may replace or forget it meanwhile.
+        camera_info = self._camera_info
+        if camera_info is None:
             return None
-        key = identity(self._camera_info), image_size, input_size
-        if self._calibration is None or self._calibration[0] != key:
-            camera_info = self._fitting_camera_info(self._camera_info, image_size)
-            if camera_info is None:
-                return None
-            self._calibration = key, Calibration.of(camera_info, fit_image(image_size, input_size))
-        return self._calibration[1]
+        key = identity(camera_info), image_size, input_size
+        known = self._calibration
+        if known is not None and known[0] == key:
+            return known[1]
+        if not self._serves(camera_info, image_size):
+            return None
+        calibration = Calibration.of(camera_info, fit_image(image_size, input_size))
+        self._calibration = key, calibration
+        return calibration
 
-    def _fitting_camera_info(self, camera_info: CameraInfo,
-                             image_size: tuple[int, int]) -> CameraInfo | None:
-        """Return a CameraInfo if it belongs to images of this size."""
+    def _serves(self, camera_info: CameraInfo, image_size: tuple[int, int]) -> bool:
+        """Tell whether a new CameraInfo belongs to images of this size; report what is amiss."""
         topic = f"topic '{self._camera_info_topic}'"
         fault = camera_info_fault(camera_info, image_size)
         if fault:
             self.report_error('camera_info', f'{topic}: {fault}')
-            return None
+            return False
         used, self._used_camera_info = self._used_camera_info, camera_info
         if used is None:
             self._check_rectified(camera_info, topic)
@@ -275,7 +278,7 @@ class Camera:
             self._report_warning(
                 'camera_info', f'{topic} changed from {describe(used)} to '
                 f'{describe(camera_info)}; the outputs follow')
-        return camera_info
+        return True
 
     def _check_rectified(self, camera_info: CameraInfo, topic: str) -> None:
         """Say so, once, if the image seems to be the camera's own."""

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from sensor_msgs.msg import PointCloud2, PointField
 
-from mtan_perception.geometry import back_project, scale_intrinsics
+from mtan_perception.geometry import back_project
 from mtan_perception.inference import Prediction
 from mtan_perception.labels import UNLABELLED
 from mtan_perception.node.clouds import (
     cloud_size,
     CloudOptions,
+    every_nth,
     fill_cloud,
     leave_out_grazing,
     look_up,
@@ -89,10 +90,8 @@ def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: 
     :param last_floor: the floor of an earlier frame, for one that shows too little floor.
     :returns: the message, and the floor that it was made with.
     """
-    stride = settings.obstacles_stride
-    depth, normal, label = (array if array is None else array[::stride, ::stride] for array in (
-        prediction.depth, prediction.normal, prediction.label))
-    intrinsics = scale_intrinsics(intrinsics, 1 / stride)
+    prediction, intrinsics = every_nth(prediction, intrinsics, settings.obstacles_stride)
+    depth, normal, label = prediction.depth, prediction.normal, prediction.label
     if normal is not None:
         depth = leave_out_grazing(depth, normal, intrinsics, settings.points_max_edge_angle)
     if label is None:

@@ -47,8 +47,6 @@ class MtanNode(LifecycleNode):
         super().__init__('mtan', **kwargs)
         self._settings = parameter_table.declare_parameters(self)
         self._engine = None
-        self._applied = self._settings
-        """Those that the engine has, as of its last frame."""
         self._labels: LabelSet | None = None
         self._worker = Worker(self._process)
         self._worker.limit_rate(self._settings.max_rate)
@@ -151,7 +149,6 @@ class MtanNode(LifecycleNode):
         labels = engine.card.labels or generic(1)  # Without segmentation no pixel has a class.
         _check_classes(settings, labels)
         _apply_settings(engine, settings)
-        self._applied = settings
         engine.warm_up()
         self._labels = labels
         self.get_logger().info(
@@ -205,9 +202,7 @@ class MtanNode(LifecycleNode):
         """Infer what was shot at one time for the same tasks in one batch, and publish it."""
         correct = settings.correct_focal_length
         try:
-            if settings is not self._applied:
-                _apply_settings(engine, settings)
-                self._applied = settings
+            _apply_settings(engine, settings)
             predictions = engine.infer_batch(
                 [shot.image for shot in shots], tasks,
                 [shot.focal_length if correct else None for shot in shots])

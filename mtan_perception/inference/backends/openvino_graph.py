@@ -112,7 +112,7 @@ def _by_pairs(module: AtrousConvolution, x: Node) -> Node:
         return _pair_up(x, 1, width, module.dilation, matrices, multiply)
 
     y = _pair_up(pixels, 0, height, module.dilation, [
-        [ops.constant(mapped_copy(matrix), shared_memory=True) for matrix in _factors(taps)]
+        [_constant(matrix) for matrix in _factors(taps)]
         for taps in _factors(module.weight.permute(2, 3, 1, 0).numpy())], along_rows)
     return ops.transpose(ops.reshape(y, _integers(1, height, width, out), False),
                          _integers(0, 3, 1, 2))
