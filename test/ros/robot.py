@@ -58,9 +58,12 @@ class Robot:
         return child
 
     def wait_until_active(self, child):
+        publishers = self.images, self.camera_infos
         self.spin_until(
-            lambda: self.images.get_subscription_count() or child.exit_code is not None, 60)
-        assert self.images.get_subscription_count() == 1, child.output
+            lambda: all(publisher.get_subscription_count() for publisher in publishers)
+            or child.exit_code is not None, 60)
+        assert [publisher.get_subscription_count() for publisher in publishers] == [1, 1], (
+            child.output)
 
     def header(self) -> Header:
         """Make a stamp that no clock gives, to recognise it."""

@@ -235,7 +235,9 @@ def test_a_rectified_image_has_the_distortion_of_its_lens_beside_it(robot, colle
 
 def test_depth_is_corrected_by_the_focal_length_and_scaled(robot, room, collect):
     depth = collect(Image, '/mtan/depth/image_rect')
+    infos = collect(CameraInfo, '/mtan/depth/camera_info')
     start(robot, max_depth=40.0)
+    robot.exchange(infos)  # An image may overtake the first CameraInfo.
     truth = np.nanmedian(read_image(robot.exchange(depth)))
     robot.camera_info.p[0] = robot.camera_info.p[5] = 2 * robot.camera_info.p[0]
     robot.send_until(lambda: np.nanmedian(read_image(robot.exchange(depth))) > 1.9 * truth)
