@@ -41,7 +41,8 @@ LIBRARIES = {
     'cli': USUAL | {'cv2', 'yaml'},
 }
 # Modules that are imported only where the library is there: by the backend, by the benchmark.
-MODULE_LIBRARIES = {'openvino_graph': {'openvino'}, 'original': {'torchvision'}}
+MODULE_LIBRARIES = {'openvino_graph': {'openvino'}, 'openvino_convolution': {'openvino'},
+                    'original': {'torchvision'}}
 
 
 class Import(NamedTuple):

@@ -4,7 +4,8 @@
 Convolutions for inference: BatchNorm folded in, and no arithmetic that the answer does not need.
 
 A factory makes them, so that one network can be built from those that suit a device:
-``Convolution`` suits any; ``cpu_convolution`` chooses what is fastest in float32 on a CPU.
+``Convolution`` suits any; ``cpu_convolution`` chooses what is fastest in float32 on a CPU, and
+``split_convolution`` on one with matrix units for bfloat16.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from torch.nn import functional
 ACTIVATIONS = {None: lambda y: y, 'relu': torch.relu_, 'sigmoid': torch.sigmoid_}
 
 # With more, too much of a Winograd tile lies outside the map, where a convolution saves its taps.
-_MAX_WINOGRAD_DILATION = 4
+_MAX_NEAR_DILATION = 4
+# With fewer channels than this there is too little to multiply for splitting to pay.
+_MIN_SPLIT_CHANNELS = 16
 
 
 class Convolution(nn.Module):
@@ -33,10 +36,13 @@ class Convolution(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0,
                  dilation: int = 1, activation: str | None = None) -> None:
         super().__init__()
-        self.register_buffer('weight', weight.contiguous(memory_format=torch.channels_last))
-        self.register_buffer('bias', bias)
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.activation = ACTIVATIONS[activation]
+        self._keep(weight)
+        self.register_buffer('bias', bias)
+
+    def _keep(self, weight: Tensor) -> None:
+        self.register_buffer('weight', weight.contiguous(memory_format=torch.channels_last))
 
     def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         """Return activation(weight * x + bias + addend)."""
@@ -75,6 +81,57 @@ class AtrousConvolution(Convolution):
         return all(self.dilation < length <= 2 * self.dilation for length in (height, width))
 
 
+class SplitConvolution(Convolution):
+    """
+    A convolution whose products a runtime may compute in bfloat16, nearly as well as in float32.
+
+    Henry, Tang and Heinecke, 'Leveraging the bfloat16 Artificial Intelligence Datatype For
+    Higher-Precision Computations', ARITH 2019: with x = x1 + x2 and w = w1 + w2, x1 and w1 being
+    the nearest bfloat16 and x2 and w2 those nearest to what is left,
+
+        w x = w1 x1 + w1 x2 + w2 x1
+
+    to 2**-16 of |w x|. Where such products are eight times as fast as those of float32, three of
+    them are faster than one. Their sums have to be kept in float32.
+
+    `parts` holds w1 and w2 as they are multiplied: (2, out, in, h, w); with far apart taps (2, h,
+    w, out, in), as each tap is a product of its own. A kernel of one tap that gives no fewer
+    channels than it takes has w1, w2 and w1 side by side, (out, 3 * in, 1, 1), for x1, x1 and x2:
+    one product, for it is the results that are many.
+    """
+
+    def _keep(self, weight: Tensor) -> None:
+        out, channels, *kernel = weight.shape
+        if kernel == [1, 1] and out >= channels:
+            shape = out, 3 * channels, 1, 1
+        else:
+            shape = (2, *kernel, out, channels) if self.taps_are_far else (2, *weight.shape)
+        parts = weight.new_empty(shape, dtype=torch.bfloat16)
+        if not weight.is_meta:  # as in `folded`
+            high = weight.to(torch.bfloat16)
+            low = (weight - high).to(torch.bfloat16)
+            if parts.dim() == 4:
+                torch.cat([high, low, high], dim=1, out=parts)
+            else:
+                both = torch.stack([high, low])
+                parts.copy_(both.permute(0, 3, 4, 1, 2) if self.taps_are_far else both)
+        self.register_buffer('parts', parts)
+
+    @property
+    def taps_are_far(self) -> bool:
+        """Tell whether each tap is a product of its own, over the pixels that it meets."""
+        return self.dilation > _MAX_NEAR_DILATION
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the weight, to 2**-16, in float32."""
+        if self.parts.dim() == 4:
+            high, low, _ = self.parts.chunk(3, dim=1)
+        else:
+            high, low = self.parts.permute(0, 3, 4, 1, 2) if self.taps_are_far else self.parts
+        return high.float() + low.float()
+
+
 Factory = Callable[..., nn.Module]
 
 
@@ -103,10 +160,16 @@ def cpu_convolution(weight: Tensor, bias: Tensor, stride: int = 1, padding: int 
                     dilation: int = 1, activation: str | None = None) -> nn.Module:
     """Return the convolution that is fastest in float32 on a CPU."""
     if stride == 1 and weight.shape[2:] == (3, 3):
-        if dilation <= _MAX_WINOGRAD_DILATION:
+        if dilation <= _MAX_NEAR_DILATION:
             return WinogradConvolution(weight, bias, dilation, activation)
         return AtrousConvolution(weight, bias, stride, padding, dilation, activation)
     return Convolution(weight, bias, stride, padding, dilation, activation)
+
+
+def split_convolution(weight: Tensor, bias: Tensor | None, *arguments, **options) -> nn.Module:
+    """Return the convolution that is fastest where bfloat16 products are eight times as fast."""
+    enough = min(weight.shape[:2]) >= _MIN_SPLIT_CHANNELS
+    return (SplitConvolution if enough else Convolution)(weight, bias, *arguments, **options)
 
 
 class WinogradConvolution(nn.Module):

@@ -32,9 +32,9 @@ from mtan_perception.network import MTANDeepLabv3
 
 _LOGGER = logging.getLogger(__name__)
 
-_ALIGNMENT = 16  # float32 values: a cache line, and the widest register
+_ALIGNMENT = 64  # bytes: a cache line, and the widest register
 _EVICTION_PERIOD = 0.02  # seconds
-_LARGE = 1 << 18  # float32 values: after as many, what malloc keeps of intermediates is given back
+_LARGE = 1 << 20  # bytes: after as many, what malloc keeps of intermediates is given back
 
 
 # What is in use of the files mapped here.
@@ -44,7 +44,7 @@ _MAPS_LOCK = threading.Lock()
 
 class MappedWeights:
     """
-    Float32 buffers in a file, one after the other as they were placed.
+    Buffers in a file, one after the other as they were placed.
 
     :param path: what `write` wrote.
     :param memory_format: as given to `write`.
@@ -52,16 +52,17 @@ class MappedWeights:
 
     def __init__(self, path: Path, memory_format: torch.memory_format) -> None:
         with open(path, 'rb') as file:
-            self._values = torch.from_numpy(_mapped(file, np.float32))
+            self._bytes = torch.from_numpy(_mapped(file, np.uint8))
         self._memory_format = memory_format
         self._end = 0
 
     def place(self, buffer: Tensor) -> Tensor:
-        """Return the next buffer of the file, which has the shape of this one."""
-        start, self._end = self._end, self._end + _padded(buffer.numel())
+        """Return the next buffer of the file, which has the shape and the type of this one."""
+        start, self._end = self._end, self._end + _padded(buffer.nbytes)
         stride = torch.empty(buffer.shape, device='meta',
                              memory_format=_layout(buffer, self._memory_format)).stride()
-        return self._values.as_strided(buffer.shape, stride, start)
+        content = self._bytes[start:start + buffer.nbytes].view(buffer.dtype)
+        return content.as_strided(buffer.shape, stride)
 
 
 def optimize_mapped(network: MTANDeepLabv3, factory: Factory,
@@ -141,9 +142,10 @@ def write(path: Path, network: MTANDeepLabv3, factory: Factory,
     with open(path, 'wb') as file:
         def place(buffer: Tensor) -> Tensor:
             content = buffer.contiguous(memory_format=_layout(buffer, memory_format))
-            file.write(content.as_strided((content.numel(),), (1,)).numpy())
-            file.write(bytes(4 * (_padded(content.numel()) - content.numel())))
-            if buffer.numel() >= _LARGE:
+            flat = content.as_strided((content.numel(),), (1,))
+            file.write(flat.view(torch.uint8).numpy())
+            file.write(bytes(_padded(flat.nbytes) - flat.nbytes))
+            if flat.nbytes >= _LARGE:
                 _trim()
             return buffer.to('meta')
         OptimizedMTAN(network, factory, place)
@@ -161,7 +163,7 @@ def _layout(buffer: Tensor, memory_format: torch.memory_format) -> torch.memory_
 
 
 def _padded(count: int) -> int:
-    """Return the float32 values that `count` of them take with the gap up to the next buffer."""
+    """Return the bytes that `count` of them take with the gap up to the next buffer."""
     return -(-count // _ALIGNMENT) * _ALIGNMENT
 
 

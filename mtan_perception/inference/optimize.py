@@ -54,7 +54,7 @@ class OptimizedMTAN(nn.Module):
             self.bodies.append(nn.Sequential(*body))
             self.ends.append(end)
         self.masks = nn.ModuleList([
-            nn.ModuleDict({name: _Mask(mask, width, stage > 0, placed, place)
+            nn.ModuleDict({name: _Mask(mask, width, stage > 0, placed)
                            for name, mask in masks.items()})
             for stage, (masks, width) in enumerate(
                 zip(network.masks, trunk.channels, strict=True))])
@@ -106,8 +106,8 @@ class OptimizedMTAN(nn.Module):
         if (stage, names) not in self._merged:
             masks = [self.masks[stage][name] for name in names]
             self._merged[stage, names] = Convolution(
-                torch.cat([mask.weight for mask in masks]),
-                torch.cat([mask.bias for mask in masks]))
+                torch.cat([mask.shared.weight for mask in masks]),
+                torch.cat([mask.shared.bias for mask in masks]))
         return self._merged[stage, names]
 
     def _apply(self, *arguments, **options):
@@ -134,14 +134,12 @@ class _Block(nn.Module):
 
 
 class _Mask(nn.Module):
-    """One task's mask at one stage; W_u, which its parent applies, is kept as it is."""
+    """One task's mask at one stage; `shared` is W_u, which its parent applies for all tasks."""
 
-    def __init__(self, mask: AttentionMask, width: int, attends: bool, factory: Factory,
-                 place: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, mask: AttentionMask, width: int, attends: bool, factory: Factory) -> None:
         super().__init__()
         weight, bias = folded(mask[0], mask[1])
-        self.register_buffer('weight', place(weight[:, :width].contiguous()))
-        self.register_buffer('bias', place(bias))
+        self.shared = factory(weight[:, :width].contiguous(), bias)
         if attends:
             self.encoded = factory(weight[:, width:].contiguous(), None, activation='relu')
         self.out = fold(mask[3], mask[4], 'sigmoid', factory)

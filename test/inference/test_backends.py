@@ -12,8 +12,12 @@ import torch
 
 from mtan_perception.checkpoint import load_network
 from mtan_perception.inference import Engine, EngineError
-from mtan_perception.inference.backends import build_backend
-from mtan_perception.inference.convolution import AtrousConvolution
+from mtan_perception.inference.backends import build_backend, openvino_backend
+from mtan_perception.inference.convolution import (
+    AtrousConvolution,
+    SplitConvolution,
+    WinogradConvolution,
+)
 from mtan_perception.inference.postprocess import classify, finish, point_normals
 
 pytestmark = pytest.mark.usefixtures('cache')
@@ -74,23 +78,97 @@ def test_a_backend_agrees_with_the_network(name, packages):
     ((9, 8), 4, False), ((5, 12), 6, False), ((3, 4), 6, False)])
 def test_atrous_taps_by_pairs_in_openvino(size, dilation, paired):
     """Whatever the map: pairs and singles along either axis, pairs alone, or too many for it."""
-    openvino = pytest.importorskip('openvino')
-    from mtan_perception.inference.backends import openvino_graph
+    pytest.importorskip('openvino')
     torch.manual_seed(0)
     module = AtrousConvolution(torch.randn(8, 16, 3, 3), torch.randn(8), 1, dilation, dilation,
                                'relu')
     assert module.comes_in_pairs(*size) == paired
-    x, addend = torch.randn(1, 16, *size), torch.randn(1, 8, *size)
-    inputs = [openvino.opset13.parameter(part.shape, np.float32) for part in (x, addend)]
-    model = openvino.Model([openvino_graph._convolve(module, *inputs)], inputs)
-    kinds = {operation.get_type_name() for operation in model.get_ops()}
+    found, wanted, kinds = convolved(module, module.weight, size)
     assert ('MatMul' if paired else 'Convolution') in kinds
-    found = openvino.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})(
-        [x.numpy(), addend.numpy()])[0]
-    # In float64, by torch's own convolution.
-    wanted = torch.nn.functional.conv2d(x.double(), module.weight.double(), module.bias.double(),
-                                        1, dilation, dilation) + addend
-    assert np.abs(found - wanted.relu().numpy()).max() < 1e-4
+    assert np.abs(found - wanted).max() < 1e-4
+
+
+def convolved(module, weight, size):
+    """Return relu(module + addend) by OpenVINO, by torch in float64, and OpenVINO's operations."""
+    import openvino
+
+    from mtan_perception.inference.backends import openvino_graph
+    from mtan_perception.inference.backends.openvino_convolution import convolve, quantized_zero
+    out, channels = weight.shape[:2]
+    x = torch.randn(1, channels, *size)
+    wanted = torch.nn.functional.conv2d(
+        x.double(), weight.double(), module.bias.double(), module.stride, module.padding,
+        module.dilation)
+    addend = torch.randn(1, out, *wanted.shape[2:])
+    inputs = [openvino.opset13.parameter(part.shape, np.float32) for part in (x, addend)]
+    y = convolve(module, openvino.opset13.add(inputs[0], quantized_zero()), inputs[1])
+    model = openvino.Model([y], inputs)
+    kinds = {operation.get_type_name() for operation in model.get_ops()}
+    compiled = openvino.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    assert not openvino_graph.rounds_products(compiled)
+    return compiled([x.numpy(), addend.numpy()])[0], (wanted + addend).relu().numpy(), kinds
+
+
+@pytest.mark.parametrize('shape, dilation, stride, size', [
+    ((64, 32, 1, 1), 1, 1, (9, 12)), ((64, 32, 1, 1), 1, 2, (9, 12)),
+    ((32, 64, 1, 1), 1, 1, (9, 12)), ((32, 32, 3, 3), 1, 1, (9, 12)),
+    ((32, 32, 3, 3), 1, 2, (9, 12)), ((32, 32, 3, 3), 4, 1, (9, 12)),
+    ((32, 64, 3, 3), 6, 1, (9, 12)), ((32, 64, 3, 3), 6, 1, (6, 13)),
+    ((32, 64, 3, 3), 12, 1, (9, 12))])
+def test_products_of_bfloat16_in_openvino(shape, dilation, stride, size):
+    """As they come in the network; errors of single bfloat16 products would be 200 times these."""
+    pytest.importorskip('openvino')
+    torch.manual_seed(0)
+    weight = torch.randn(shape)
+    padding = dilation if shape[2] == 3 else 0
+    module = SplitConvolution(weight, torch.randn(shape[0]), stride, padding, dilation, 'relu')
+    assert (module.weight - weight).abs().max() < 2**-16 * weight.abs().max()
+    found, wanted, _ = convolved(module, weight, size)
+    assert np.abs(found - wanted).max() < 2**-15 * wanted.max()
+
+
+def test_openvino_that_rounds_products_is_found_out():
+    """A bfloat16 convolution that gives bfloat16, as it does where nothing is quantised."""
+    openvino = pytest.importorskip('openvino')
+    from mtan_perception.inference.backends.openvino_convolution import convolve
+    from mtan_perception.inference.backends.openvino_graph import rounds_products
+    x = openvino.opset13.parameter((1, 32, 8, 8), np.float32)
+    module = SplitConvolution(torch.randn(32, 32, 3, 3), torch.randn(32), padding=1)
+    model = openvino.Model([convolve(module, x)], [x])
+    core = openvino.Core()
+    if 'BF16' not in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+        pytest.skip('needs a processor with bfloat16')
+    assert rounds_products(core.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'}))
+
+
+@pytest.mark.parametrize('units', [True, False], ids='matrix units: {}'.format)
+def test_openvino_on_either_kind_of_processor(units, monkeypatch):
+    pytest.importorskip('openvino')
+    monkeypatch.setattr(openvino_backend, 'has_matrix_units', lambda: units)
+    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
+    kind = SplitConvolution if units else WinogradConvolution
+    assert type(backend._network.bodies[0][0].last) is kind
+    x = torch.randn(1, 3, *SIZE)
+    for tasks in (('segmentation', 'depth', 'normal'), ('depth',)):
+        request = backend._compile(SIZE, tasks)
+        found = request.infer({0: x.numpy()})
+        assert_agrees({port.get_any_name(): torch.from_numpy(array)
+                       for port, array in found.items()}, expected(x, tasks), 1e-3)
+
+
+def test_openvino_falls_back_from_products_that_are_rounded(monkeypatch, caplog):
+    """One warning says so; the answer is that of the network all the same."""
+    pytest.importorskip('openvino')
+    from mtan_perception.inference.backends import openvino_graph
+    monkeypatch.setattr(openvino_backend, 'has_matrix_units', lambda: True)
+    monkeypatch.setattr(openvino_graph, 'rounds_products', lambda compiled: True)
+    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
+    x = torch.randn(1, 3, *SIZE)
+    assert_agrees(backend(x, ('depth',)), expected(x, ['depth']))
+    assert [record.getMessage() for record in caplog.records
+            if record.levelno >= logging.WARNING] == [
+        f'openvino {sys.modules["openvino"].__version__} rounds the sums of bfloat16 products; '
+        'going on with those of float32, which are slower: try another version']
 
 
 def test_openvino_builds_aside_what_comes_again(caplog):

@@ -11,7 +11,11 @@ import pytest
 import torch
 
 from mtan_perception.checkpoint import load_network
-from mtan_perception.inference.convolution import Convolution, cpu_convolution
+from mtan_perception.inference.convolution import (
+    Convolution,
+    cpu_convolution,
+    split_convolution,
+)
 from mtan_perception.inference.mapped_weights import mapped_copy, optimize_mapped, reading_once
 from mtan_perception.inference.optimize import OptimizedMTAN
 
@@ -33,7 +37,7 @@ def resident(path):
 
 
 @pytest.mark.parametrize('memory_format', FORMATS, ids=['contiguous', 'channels_last'])
-@pytest.mark.parametrize('factory', [Convolution, cpu_convolution])
+@pytest.mark.parametrize('factory', [Convolution, cpu_convolution, split_convolution])
 def test_the_file_holds_the_same_weights(factory, memory_format):
     """Written, and read by a later start: each buffer is the one folded in memory."""
     expected = OptimizedMTAN(load(), factory).state_dict()

@@ -13,6 +13,7 @@ from mtan_perception.inference.convolution import (
     Convolution,
     cpu_convolution,
     fold,
+    split_convolution,
     WinogradConvolution,
 )
 from mtan_perception.inference.optimize import OptimizedMTAN
@@ -67,7 +68,7 @@ def test_float64_agrees_to_rounding(arguments, factory):
     assert_equal_maps(optimized(x, out_size=(7, 9)), network(x, out_size=(7, 9)), 1e-9)
 
 
-@pytest.mark.parametrize('factory', [Convolution, cpu_convolution])
+@pytest.mark.parametrize('factory', [Convolution, cpu_convolution, split_convolution])
 def test_float32_agrees_on_the_full_dilated_resnet50(factory):
     """At output stride 8 with DeepLab's rates, some taps reach the map and some do not."""
     network = build(backbone='resnet50')

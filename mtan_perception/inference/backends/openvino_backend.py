@@ -5,6 +5,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 import logging
+from pathlib import Path
 import time
 from typing import Any
 
@@ -12,7 +13,12 @@ import torch
 from torch import Tensor
 
 from mtan_perception.inference.backends.latest_used import LatestUsed
-from mtan_perception.inference.convolution import Convolution, cpu_convolution
+from mtan_perception.inference.convolution import (
+    Convolution,
+    cpu_convolution,
+    Factory,
+    split_convolution,
+)
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.mapped_weights import optimize_mapped, reading_once
 from mtan_perception.inference.postprocess import finish
@@ -49,16 +55,19 @@ class OpenVINOBackend:
         except ImportError as error:
             raise BackendError(
                 f'{error}; install it with: python3 -m pip install openvino') from error
-        self.precision, self._axes = precision, axes
-        self._network = optimize_mapped(
-            load(), cpu_convolution if precision == 'fp32' else Convolution,
-            torch.contiguous_format)
+        self.precision, self._axes, self._load = precision, axes, load
+        self._optimize(_fastest(precision))
         self._core = openvino.Core()
         self._requests: LatestUsed[Any] = LatestUsed(_MAX_MODELS)
         self._seen: set[tuple] = set()
         self._building: tuple[tuple, Future] | None = None
         self._builder = ThreadPoolExecutor(1, 'openvino-builder')
         self._threads = torch.get_num_threads()
+
+    def _optimize(self, factory: Factory) -> None:
+        """Make the network that models are built from."""
+        self._network = optimize_mapped(self._load(), factory, torch.contiguous_format)
+        self._splits = factory is split_convolution
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
@@ -97,7 +106,9 @@ class OpenVINOBackend:
             self._requests.use(built, future.result)
 
     def _compile(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
-        from mtan_perception.inference.backends.openvino_graph import build_model
+        import openvino
+
+        from mtan_perception.inference.backends.openvino_graph import build_model, rounds_products
         _LOGGER.info('openvino: building %s at %dx%d ...', ', '.join(tasks), *size)
         start = time.perf_counter()
         try:
@@ -108,8 +119,30 @@ class OpenVINOBackend:
                     'PERFORMANCE_HINT': 'LATENCY',
                     'INFERENCE_PRECISION_HINT': _HINTS[self.precision],
                     'INFERENCE_NUM_THREADS': self._threads})
+            if self._splits and rounds_products(compiled):
+                del compiled
+                _LOGGER.warning(
+                    'openvino %s rounds the sums of bfloat16 products; going on with those of '
+                    'float32, which are slower: try another version', openvino.__version__)
+                self._optimize(cpu_convolution)
+                return self._compile(size, tasks)
             request = compiled.create_infer_request()
         except RuntimeError as error:
             raise BackendError(f'openvino cannot build the network: {error}') from error
         _LOGGER.info('openvino: built in %.1f s', time.perf_counter() - start)
         return request
+
+
+def _fastest(precision: str) -> Factory:
+    """Return what makes the convolutions that are fastest here in a precision."""
+    if precision != 'fp32':
+        return Convolution
+    return split_convolution if has_matrix_units() else cpu_convolution
+
+
+def has_matrix_units() -> bool:
+    """Tell whether the processor multiplies bfloat16 eight times as fast as float32: AMX."""
+    try:
+        return ' amx_bf16' in Path('/proc/cpuinfo').read_text()
+    except OSError:  # not on Linux
+        return False

@@ -1,0 +1,273 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The convolutions of mtan_perception.inference.convolution in OpenVINO's operations.
+
+Maps have their channels last in memory, whatever the order of their dimensions. A transpose to or
+from that order costs nothing as long as it stands at the border of what is computed.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+import itertools
+
+import numpy as np
+import openvino
+from openvino import Node, Output
+from openvino import opset13 as ops
+import torch
+from torch import nn, Tensor
+
+from mtan_perception.inference.convolution import (
+    AtrousConvolution,
+    SplitConvolution,
+    WinogradConvolution,
+)
+from mtan_perception.inference.mapped_weights import mapped_copy
+
+# Up to so many bytes a constant is copied: read at every frame, each would keep some pages of the
+# mapped file around it in memory.
+_SMALL = 1 << 16
+
+
+def _constant(value: Tensor | np.ndarray) -> Node:
+    array = value.numpy() if isinstance(value, Tensor) else value
+    if array.nbytes <= _SMALL:
+        return ops.constant(array)
+    return ops.constant(array if array.flags.c_contiguous else mapped_copy(array),
+                        shared_memory=True)
+
+
+@functools.cache  # each has a few KiB of its own in the compiled model
+def integers(*values: int) -> Node:
+    """Return them as a constant, one node for equal ones."""
+    return ops.constant(np.array(values, np.int64))
+
+
+def _shape(x: Node | Output) -> list[int]:
+    return list((x.output(0) if isinstance(x, Node) else x).get_shape())
+
+
+def _activate(y: Node, activation) -> Node:
+    if activation is torch.relu_:
+        return ops.relu(y)
+    return ops.sigmoid(y) if activation is torch.sigmoid_ else y
+
+
+def convolve(module: nn.Module, x: Node, addend: Node | None = None) -> Node:
+    """Return activation(weight * x + bias + addend), (1, out, H, W), for (1, in, H, W)."""
+    if isinstance(module, WinogradConvolution):
+        return _winograd(module, x, addend)
+    size = _shape(x)[2:]
+    if isinstance(module, SplitConvolution):
+        y = _by_taps(module, x) if module.taps_are_far else _by_parts(module, x)
+    elif isinstance(module, AtrousConvolution) and module.comes_in_pairs(*size):
+        y = _by_pairs(module, x)
+    else:
+        weight, pads = module.taps(*size)
+        y = ops.convolution(x, _constant(weight), [module.stride] * 2, pads, pads,
+                            [module.dilation] * 2)
+    if module.bias is not None:
+        y = ops.add(y, _constant(module.bias.view(1, -1, 1, 1)))
+    return _activate(y if addend is None else ops.add(y, addend), module.activation)
+
+
+def _by_parts(module: SplitConvolution, x: Node) -> Node:
+    """Return weight * x by the products of SplitConvolution."""
+    if module.parts.dim() == 4:
+        return _product(_side_by_side(x), _bfloat16(module.parts), module)
+    return _sum_of_products(_parts(x), module.parts, module)
+
+
+def _by_taps(module: SplitConvolution, x: Node) -> Node:
+    """Return weight * x as the sum of its taps, each a product over the pixels it meets."""
+    _, channels, height, width = _shape(x)
+    # Matrices of a row of the map each, (H, W * channels): rows and columns are cut out of them
+    # without a copy into another layout.
+    parts = [ops.reshape(channels_last(part), integers(height, -1), False)
+             for part in _parts(x)]
+    kernel = range(module.parts.shape[1]), range(module.parts.shape[2])
+    y = None
+    for row, column in itertools.product(*kernel):
+        down, right = ((tap - 1) * module.dilation for tap in (row, column))
+        if abs(down) >= height or abs(right) >= width:
+            continue
+        met = [_channels_first(ops.reshape(
+            _shifted(_shifted(part, 0, down, height), 1, right, width),
+            integers(1, height - abs(down), width - abs(right), channels), False))
+            for part in parts]
+        weights = module.parts[:, row, column, :, :, None, None]
+        product = _sum_of_products(met, weights, module, padding=0)
+        if down or right:
+            product = ops.pad(product, integers(0, 0, max(-down, 0), max(-right, 0)),
+                              integers(0, 0, max(down, 0), max(right, 0)), 'constant')
+        y = product if y is None else ops.add(y, product)
+    return y
+
+
+def _shifted(pixels: Node, axis: int, shift: int, length: int) -> Node:
+    """Return, of `length` pixels along an axis, those that lie `shift` pixels from another."""
+    if shift == 0:
+        return pixels
+    unit = _shape(pixels)[axis] // length
+    start, stop = max(shift, 0) * unit, (length + min(shift, 0)) * unit
+    return ops.slice(pixels, integers(start), integers(stop), integers(1), integers(axis))
+
+
+def _parts(x: Node) -> tuple[Node, Node]:
+    """Return x1 and x2 of SplitConvolution for x / 2."""
+    x = ops.multiply(x, number(0.5))
+    high = ops.convert(x, 'bf16')
+    return high, ops.convert(ops.subtract(x, ops.convert(high, 'f32')), 'bf16')
+
+
+def _side_by_side(x: Node) -> Node:
+    """Return x1, x1 and x2 of SplitConvolution for x / 2, one beside the other."""
+    count, channels, height, width = _shape(x)
+    pixels = ops.multiply(ops.reshape(
+        channels_last(x), integers(count, height * width, 1, channels), False), number(0.5))
+    taken = ops.constant(np.array([0, 0, 1], np.float32).reshape(1, 1, 3, 1))
+    high = ops.convert(ops.convert(pixels, 'bf16'), 'f32')
+    parts = ops.convert(ops.subtract(pixels, ops.multiply(high, taken)), 'bf16')
+    return _channels_first(ops.reshape(parts, integers(count, height, width, -1), False))
+
+
+def _sum_of_products(x: Sequence[Node], parts: Tensor, module: SplitConvolution,
+                     padding: int | None = None) -> Node:
+    """Return w1 x1 + w1 x2 + w2 x1."""
+    high, low = (_bfloat16(part) for part in parts)
+    # The smallest first, as each sum rounds.
+    terms = (x[1], high), (x[0], low), (x[0], high)
+    return functools.reduce(ops.add, (_product(*term, module, padding) for term in terms))
+
+
+def _product(x: Node, weight: Node, module: SplitConvolution, padding: int | None = None) -> Node:
+    """Return 2 * weight * x, of bfloat16, in float32."""
+    padding = [module.padding if padding is None else padding] * 2
+    y = ops.convolution(x, weight, [module.stride] * 2, padding, padding, [module.dilation] * 2)
+    # By its specification a convolution of bfloat16 gives bfloat16. But in a quantised network,
+    # which has a FakeQuantize somewhere, OpenVINO takes a conversion and a multiplication for the
+    # end of the convolution, which then keeps its sums. By 1 would be no multiplication.
+    return ops.multiply(ops.convert(y, 'f32'), number(2))
+
+
+def quantized_zero() -> Node:
+    """Return a zero with which, added anywhere, a model can have SplitConvolutions."""
+    zero, one = number(0), number(1)
+    return ops.fake_quantize(zero, zero, one, zero, one, 256)
+
+
+def number(value: float) -> Node:
+    """Return a constant float32."""
+    return ops.constant(np.float32(value))
+
+
+def _bfloat16(value: Tensor) -> Node:
+    """Return a constant that uses the value's memory."""
+    array = value.view(torch.int16).numpy().view(np.uint16)  # numpy has no bfloat16
+    return openvino.op.Constant(
+        openvino.Tensor(array, list(value.shape), openvino.Type.bf16), shared_memory=True)
+
+
+def channels_last(x: Node) -> Node:
+    """Return (N, H, W, C) for (N, C, H, W)."""
+    return ops.transpose(x, integers(0, 2, 3, 1))
+
+
+def _channels_first(x: Node) -> Node:
+    return ops.transpose(x, integers(0, 3, 1, 2))
+
+
+def _by_pairs(module: AtrousConvolution, x: Node) -> Node:
+    """Return weight * x by the products of AtrousConvolution."""
+    _, channels, height, width = _shape(x)
+    out = module.weight.shape[0]
+    # Matrices of a row of the map each, (H, W * channels): other shapes OpenVINO would copy into
+    # another layout for each product.
+    pixels = ops.reshape(channels_last(x), integers(height, -1), False)
+
+    def multiply(x: Node | Output, matrix: Node) -> Node:
+        y = ops.matmul(ops.reshape(x, integers(-1, channels), False), matrix, False, False)
+        return ops.reshape(y, integers(_shape(x)[0], -1), False)
+
+    def along_rows(x: Node | Output, matrices: list[Node]) -> Node:
+        return _pair_up(x, 1, width, module.dilation, matrices, multiply)
+
+    y = _pair_up(pixels, 0, height, module.dilation, [
+        [_constant(matrix) for matrix in _factors(taps)]
+        for taps in _factors(module.weight.permute(2, 3, 1, 0).numpy())], along_rows)
+    return _channels_first(ops.reshape(y, integers(1, height, width, out), False))
+
+
+def _factors(taps: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return b, c - b and a - b of the taps a, b, c."""
+    before, centre, after = taps
+    return centre, after - centre, before - centre
+
+
+def _pair_up(x: Node | Output, axis: int, length: int, dilation: int, factors: Sequence,
+             multiply: Callable) -> Node:
+    """
+    Return the sums of AtrousConvolution along an axis.
+
+    :param length: pixels along the axis.
+    :param factors: b, c - b and a - b.
+    :param multiply: (x, factor) -> the product.
+    """
+    pairs, single = length - dilation, 2 * dilation - length
+    unit = _shape(x)[axis] // length
+    cuts = [pairs, single, pairs] if single else [pairs, pairs]
+    first, *middle, second = ops.variadic_split(
+        x, integers(axis), integers(*(unit * cut for cut in cuts))).outputs()
+    centre, second_more, first_more = factors
+    shared = multiply(ops.add(first, second), centre)
+    return ops.concat([ops.add(shared, multiply(second, second_more)),
+                       *(multiply(part, centre) for part in middle),
+                       ops.add(shared, multiply(first, first_more))], axis)
+
+
+def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node:
+    """
+    Return activation(weight * x + bias + addend) by the steps of WinogradConvolution.
+
+    Padding comes before the transpose to channels last, all else before the one back.
+    """
+    count, channels, height, width = _shape(x)
+    d = module.dilation
+    rows, columns = module.tiles(height, width)
+    padded = ops.pad(x, integers(0, 0, d, d), integers(
+        0, 0, (3 * rows + 1) * d - height, (3 * columns + 1) * d - width), 'constant')
+    pixels = channels_last(padded)
+    into, out_of = _winograd_places(count, height, width, d, rows, columns)
+    flat = ops.reshape(pixels, integers(-1, channels), False)
+    tiles = ops.gather(flat, into, integers(0))
+    tiles = ops.matmul(_constant(module.inputs),
+                       ops.reshape(tiles, integers(25, -1), False), False, False)
+    products = ops.matmul(ops.reshape(tiles, integers(25, -1, channels), False),
+                          _constant(module.weight), False, False)
+    y = ops.matmul(_constant(module.outputs),
+                   ops.reshape(products, integers(25, -1), False), False, False)
+    out = module.weight.shape[2]
+    y = ops.gather(ops.reshape(y, integers(-1, out), False), out_of, integers(0))
+    y = ops.add(y, _constant(module.bias))
+    if addend is not None:
+        y = ops.add(y, channels_last(addend))
+    return _channels_first(_activate(y, module.activation))
+
+
+@functools.lru_cache(maxsize=32)
+def _winograd_places(count: int, height: int, width: int, d: int, rows: int,
+                     columns: int) -> tuple[Node, Node]:
+    """Return which pixels the tiles are gathered from, and which of their results the map is."""
+    # Whole pixels are gathered at once, each a row of its channels: the inputs (5, 5, tiles).
+    padded_width = (3 * columns + 2) * d
+    place = torch.arange(count * (3 * rows + 2) * d * padded_width, dtype=torch.int32)
+    image, row, column = place.view(count, (3 * rows + 2) * d, padded_width).stride()
+    into = place.as_strided(
+        (5, 5, count, rows, d, columns, d),
+        (d * row, d * column, image, 3 * d * row, row, 3 * d * column, column))
+    # Where output (i, j) of each tile belongs: its pixel's place in y.
+    place = torch.arange(9 * count * rows * d * columns * d, dtype=torch.int32)
+    place = place.view(3, 3, count, rows, d, columns, d).permute(2, 3, 0, 4, 5, 1, 6)
+    place = place.reshape(count, 3 * d * rows, 3 * d * columns)[:, :height, :width]
+    return ops.constant(into.reshape(-1).numpy()), ops.constant(place.contiguous().numpy())
