@@ -119,7 +119,8 @@ class OpenVINOBackend:
                     'PERFORMANCE_HINT': 'LATENCY',
                     'INFERENCE_PRECISION_HINT': _HINTS[self.precision],
                     'INFERENCE_NUM_THREADS': self._threads})
-            if self._splits and rounds_products(compiled):
+                rounds = self._splits and rounds_products(compiled)
+            if rounds:
                 del compiled
                 _LOGGER.warning(
                     'openvino %s rounds the sums of bfloat16 products; going on with those of '

@@ -157,8 +157,9 @@ def quantized_zero() -> Node:
     return ops.fake_quantize(zero, zero, one, zero, one, 256)
 
 
+@functools.cache
 def number(value: float) -> Node:
-    """Return a constant float32."""
+    """Return it as a constant float32, one node for equal ones."""
     return ops.constant(np.float32(value))
 
 
