@@ -28,6 +28,9 @@ from mtan_perception.inference.mapped_weights import mapped_copy
 # Up to so many bytes a constant is copied: read at every frame, each would keep some pages of the
 # mapped file around it in memory.
 _SMALL = 1 << 16
+# A multiplication by 1 would be left out, and one by 2 moved past the next ReLU, which then has
+# to give two results.
+_SCALE = -2
 
 
 def _constant(value: Tensor | np.ndarray) -> Node:
@@ -115,17 +118,17 @@ def _shifted(pixels: Node, axis: int, shift: int, length: int) -> Node:
 
 
 def _parts(x: Node) -> tuple[Node, Node]:
-    """Return x1 and x2 of SplitConvolution for x / 2."""
-    x = ops.multiply(x, number(0.5))
+    """Return x1 and x2 of SplitConvolution for x / _SCALE."""
+    x = ops.multiply(x, number(1 / _SCALE))
     high = ops.convert(x, 'bf16')
     return high, ops.convert(ops.subtract(x, ops.convert(high, 'f32')), 'bf16')
 
 
 def _side_by_side(x: Node) -> Node:
-    """Return x1, x1 and x2 of SplitConvolution for x / 2, one beside the other."""
+    """Return x1, x1 and x2 of SplitConvolution for x / _SCALE, one beside the other."""
     count, channels, height, width = _shape(x)
     pixels = ops.multiply(ops.reshape(
-        channels_last(x), integers(count, height * width, 1, channels), False), number(0.5))
+        channels_last(x), integers(count, height * width, 1, channels), False), number(1 / _SCALE))
     taken = ops.constant(np.array([0, 0, 1], np.float32).reshape(1, 1, 3, 1))
     high = ops.convert(ops.convert(pixels, 'bf16'), 'f32')
     parts = ops.convert(ops.subtract(pixels, ops.multiply(high, taken)), 'bf16')
@@ -142,13 +145,13 @@ def _sum_of_products(x: Sequence[Node], parts: Tensor, module: SplitConvolution,
 
 
 def _product(x: Node, weight: Node, module: SplitConvolution, padding: int | None = None) -> Node:
-    """Return 2 * weight * x, of bfloat16, in float32."""
+    """Return _SCALE * weight * x, of bfloat16, in float32."""
     padding = [module.padding if padding is None else padding] * 2
     y = ops.convolution(x, weight, [module.stride] * 2, padding, padding, [module.dilation] * 2)
     # By its specification a convolution of bfloat16 gives bfloat16. But in a quantised network,
     # which has a FakeQuantize somewhere, OpenVINO takes a conversion and a multiplication for the
-    # end of the convolution, which then keeps its sums. By 1 would be no multiplication.
-    return ops.multiply(ops.convert(y, 'f32'), number(2))
+    # end of the convolution, which then keeps its sums.
+    return ops.multiply(ops.convert(y, 'f32'), number(_SCALE))
 
 
 def quantized_zero() -> Node:
