@@ -109,7 +109,7 @@ def _by_taps(module: SplitConvolution, x: Node) -> Node:
 
 
 def _shifted(pixels: Node, axis: int, shift: int, length: int) -> Node:
-    """Return, of `length` pixels along an axis, those that lie `shift` pixels from another."""
+    """Return, of `length` pixels along an axis, those that are `shift` further than another."""
     if shift == 0:
         return pixels
     unit = _shape(pixels)[axis] // length
