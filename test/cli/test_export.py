@@ -10,6 +10,7 @@ import torch
 
 from mtan_perception.cli.main import main
 from mtan_perception.inference import Engine
+from mtan_perception.inference.backends.openvino_backend import openvino_core
 
 SIZE = (48, 64)
 
@@ -21,8 +22,8 @@ def run_onnx(path, image):
 
 
 def run_openvino(path, image):
-    core = pytest.importorskip('openvino').Core()
-    model = core.compile_model(str(path), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    pytest.importorskip('openvino')
+    model = openvino_core().compile_model(str(path), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     results = model({'image': image})
     return [results[name] for name in ('label', 'probability', 'depth', 'normal')]
 

@@ -3,6 +3,7 @@
 """The backends: each gives what the plain network gives; which one is taken, and what is said."""
 
 import logging
+import subprocess
 import sys
 import time
 
@@ -104,7 +105,8 @@ def convolved(module, weight, size):
     y = convolve(module, openvino.opset13.add(inputs[0], quantized_zero()), inputs[1])
     model = openvino.Model([y], inputs)
     kinds = {operation.get_type_name() for operation in model.get_ops()}
-    compiled = openvino.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    compiled = openvino_backend.openvino_core().compile_model(
+        model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     assert not openvino_graph.rounds_products(compiled)
     return compiled([x.numpy(), addend.numpy()])[0], (wanted + addend).relu().numpy(), kinds
 
@@ -135,7 +137,7 @@ def test_openvino_that_rounds_products_is_found_out():
     x = openvino.opset13.parameter((1, 32, 8, 8), np.float32)
     module = SplitConvolution(torch.randn(32, 32, 3, 3), torch.randn(32), padding=1)
     model = openvino.Model([convolve(module, x)], [x])
-    core = openvino.Core()
+    core = openvino_backend.openvino_core()
     if 'BF16' not in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
         pytest.skip('needs a processor with bfloat16')
     assert rounds_products(core.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'}))
@@ -169,6 +171,30 @@ def test_openvino_falls_back_from_products_that_are_rounded(monkeypatch, caplog)
             if record.levelno >= logging.WARNING] == [
         f'openvino {sys.modules["openvino"].__version__} rounds the sums of bfloat16 products; '
         'going on with those of float32, which are slower: try another version']
+
+
+def test_signals_arrive_after_openvino_backends_have_gone():
+    """As they do when a node is configured anew, and then stopped."""
+    pytest.importorskip('openvino')
+    script = """if True:
+        import gc, signal, torch
+        from mtan_perception.checkpoint import load_network
+        from mtan_perception.inference.backends import build_backend
+        def build():
+            return build_backend('openvino', lambda: load_network('random')[0],
+                                 torch.device('cpu'), 'fp32', 'optical')
+        first = build()
+        first(torch.zeros(1, 3, 32, 32), ('depth',))
+        second = build()
+        del first
+        gc.collect()
+        del second
+        gc.collect()
+        signal.signal(signal.SIGUSR1, lambda number, frame: print('arrived'))
+        signal.raise_signal(signal.SIGUSR1)"""
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True,
+                          timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, 'arrived\n'), done.stderr
 
 
 def test_openvino_builds_aside_what_comes_again(caplog):

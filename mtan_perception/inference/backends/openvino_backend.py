@@ -4,6 +4,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+import functools
 import logging
 from pathlib import Path
 import time
@@ -51,13 +52,13 @@ class OpenVINOBackend:
             raise BackendError(f'here it runs on the CPU in {" or ".join(_HINTS)}, '
                                f'not on {device} in {precision}')
         try:
-            import openvino
+            import openvino  # noqa: F401
         except ImportError as error:
             raise BackendError(
                 f'{error}; install it with: python3 -m pip install openvino') from error
         self.precision, self._axes, self._load = precision, axes, load
         self._optimize(_fastest(precision))
-        self._core = openvino.Core()
+        self._core = openvino_core()
         self._requests: LatestUsed[Any] = LatestUsed(_MAX_MODELS)
         self._seen: set[tuple] = set()
         self._building: tuple[tuple, Future] | None = None
@@ -132,6 +133,19 @@ class OpenVINOBackend:
             raise BackendError(f'openvino cannot build the network: {error}') from error
         _LOGGER.info('openvino: built in %.1f s', time.perf_counter() - start)
         return request
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """
+    Return the process's only openvino.Core, which is never deleted.
+
+    Each Core sets a signal stack for its thread (processors with AMX need a larger one). One that
+    is deleted before a later one leaves the thread with a stack in freed memory, and the next
+    signal, Ctrl-C or the end of a child, ends the process.
+    """
+    import openvino
+    return openvino.Core()
 
 
 def _fastest(precision: str) -> Factory:

@@ -73,10 +73,12 @@ def _compile(network: nn.Module, x: Tensor, precision: str) -> Run:
 
 def _openvino(network: nn.Module, x: Tensor, precision: str) -> Run:
     import openvino
+
+    from mtan_perception.inference.backends.openvino_backend import openvino_core
     if x.device.type != 'cpu':
         raise BackendError('runs on the CPU')
     model = openvino.convert_model(network, example_input=x, input=list(x.shape))
-    compiled = openvino.Core().compile_model(model, 'CPU', {
+    compiled = openvino_core().compile_model(model, 'CPU', {
         'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32',
         'INFERENCE_NUM_THREADS': torch.get_num_threads()})
     request, image = compiled.create_infer_request(), x.numpy()
