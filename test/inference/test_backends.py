@@ -180,12 +180,13 @@ def test_signals_arrive_after_openvino_backends_have_gone():
         import gc, signal, torch
         from mtan_perception.checkpoint import load_network
         from mtan_perception.inference.backends import build_backend
-        def build():
-            return build_backend('openvino', lambda: load_network('random')[0],
-                                 torch.device('cpu'), 'fp32', 'optical')
-        first = build()
-        first(torch.zeros(1, 3, 32, 32), ('depth',))
-        second = build()
+        def run():
+            backend = build_backend('openvino', lambda: load_network('random')[0],
+                                    torch.device('cpu'), 'fp32', 'optical')
+            backend(torch.zeros(1, 3, 32, 32), ('depth',))
+            return backend
+        first = run()
+        second = run()
         del first
         gc.collect()
         del second
