@@ -22,6 +22,7 @@ from mtan_perception.inference.convolution import (
 )
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.mapped_weights import optimize_mapped, reading_once
+from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import finish
 from mtan_perception.network import MTANDeepLabv3
 
@@ -57,6 +58,7 @@ class OpenVINOBackend:
             raise BackendError(
                 f'{error}; install it with: python3 -m pip install openvino') from error
         self.precision, self._axes, self._load = precision, axes, load
+        self._networks: list[OptimizedMTAN] = []
         self._optimize(_fastest(precision))
         self._core = openvino_core()
         self._requests: LatestUsed[Any] = LatestUsed(_MAX_MODELS)
@@ -66,9 +68,13 @@ class OpenVINOBackend:
         self._threads = torch.get_num_threads()
 
     def _optimize(self, factory: Factory) -> None:
-        """Make the network that models are built from."""
-        self._network = optimize_mapped(self._load(), factory, torch.contiguous_format)
+        """Make the network that models are built from; earlier ones use their network's memory."""
+        self._networks.append(optimize_mapped(self._load(), factory, torch.contiguous_format))
         self._splits = factory is split_convolution
+
+    @property
+    def _network(self) -> OptimizedMTAN:
+        return self._networks[-1]
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
