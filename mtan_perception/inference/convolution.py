@@ -123,9 +123,14 @@ class SplitConvolution(Convolution):
         return self.dilation > _MAX_NEAR_DILATION
 
     @property
+    def is_side_by_side(self) -> bool:
+        """Tell whether the three products are one."""
+        return self.parts.dim() == 4
+
+    @property
     def weight(self) -> Tensor:
         """Return the weight, to 2**-16, in float32."""
-        if self.parts.dim() == 4:
+        if self.is_side_by_side:
             high, low, _ = self.parts.chunk(3, dim=1)
         else:
             high, low = self.parts.permute(0, 3, 4, 1, 2) if self.taps_are_far else self.parts

@@ -11,11 +11,7 @@ import pytest
 import torch
 
 from mtan_perception.checkpoint import load_network
-from mtan_perception.inference.convolution import (
-    Convolution,
-    cpu_convolution,
-    split_convolution,
-)
+from mtan_perception.inference.convolution import Convolution, cpu_convolution, split_convolution
 from mtan_perception.inference.mapped_weights import mapped_copy, optimize_mapped, reading_once
 from mtan_perception.inference.optimize import OptimizedMTAN
 

@@ -60,7 +60,6 @@ class OpenVINOBackend:
         self.precision, self._axes, self._load = precision, axes, load
         self._networks: list[OptimizedMTAN] = []
         self._optimize(_fastest(precision))
-        self._core = openvino_core()
         self._requests: LatestUsed[Any] = LatestUsed(_MAX_MODELS)
         self._seen: set[tuple] = set()
         self._building: tuple[tuple, Future] | None = None
@@ -121,7 +120,7 @@ class OpenVINOBackend:
         try:
             # The default precision would be whatever the processor is fastest in.
             with reading_once():
-                compiled = self._core.compile_model(build_model(
+                compiled = openvino_core().compile_model(build_model(
                     self._network, size, tasks, self._axes), 'CPU', {
                     'PERFORMANCE_HINT': 'LATENCY',
                     'INFERENCE_PRECISION_HINT': _HINTS[self.precision],

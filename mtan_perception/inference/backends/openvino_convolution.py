@@ -77,28 +77,23 @@ def convolve(module: nn.Module, x: Node, addend: Node | None = None) -> Node:
 
 def _by_parts(module: SplitConvolution, x: Node) -> Node:
     """Return weight * x by the products of SplitConvolution."""
-    if module.parts.dim() == 4:
+    if module.is_side_by_side:
         return _product(_side_by_side(x), _bfloat16(module.parts), module)
     return _sum_of_products(_parts(x), module.parts, module)
 
 
 def _by_taps(module: SplitConvolution, x: Node) -> Node:
     """Return weight * x as the sum of its taps, each a product over the pixels it meets."""
-    _, channels, height, width = _shape(x)
-    # Matrices of a row of the map each, (H, W * channels): rows and columns are cut out of them
-    # without a copy into another layout.
-    parts = [ops.reshape(channels_last(part), integers(height, -1), False)
-             for part in _parts(x)]
+    height, width = _shape(x)[2:]
+    parts = [_rows(part) for part in _parts(x)]
     kernel = range(module.parts.shape[1]), range(module.parts.shape[2])
     y = None
     for row, column in itertools.product(*kernel):
         down, right = ((tap - 1) * module.dilation for tap in (row, column))
         if abs(down) >= height or abs(right) >= width:
             continue
-        met = [_channels_first(ops.reshape(
-            _shifted(_shifted(part, 0, down, height), 1, right, width),
-            integers(1, height - abs(down), width - abs(right), channels), False))
-            for part in parts]
+        met = [_map(_shifted(_shifted(part, 0, down, height), 1, right, width),
+                    width - abs(right)) for part in parts]
         weights = module.parts[:, row, column, :, :, None, None]
         product = _sum_of_products(met, weights, module, padding=0)
         if down or right:
@@ -106,6 +101,21 @@ def _by_taps(module: SplitConvolution, x: Node) -> Node:
                               integers(0, 0, max(down, 0), max(right, 0)), 'constant')
         y = product if y is None else ops.add(y, product)
     return y
+
+
+def _rows(x: Node) -> Node:
+    """
+    Return (H, W * channels), a row of the map each, for (1, channels, H, W).
+
+    Whatever is cut out of this or multiplied OpenVINO does not copy into another layout.
+    """
+    return ops.reshape(channels_last(x), integers(_shape(x)[2], -1), False)
+
+
+def _map(rows: Node, width: int) -> Node:
+    """Return (1, channels, H, W) for (H, W * channels)."""
+    return _channels_first(ops.reshape(
+        rows, integers(1, _shape(rows)[0], width, _shape(rows)[1] // width), False))
 
 
 def _shifted(pixels: Node, axis: int, shift: int, length: int) -> Node:
@@ -185,10 +195,6 @@ def _channels_first(x: Node) -> Node:
 def _by_pairs(module: AtrousConvolution, x: Node) -> Node:
     """Return weight * x by the products of AtrousConvolution."""
     _, channels, height, width = _shape(x)
-    out = module.weight.shape[0]
-    # Matrices of a row of the map each, (H, W * channels): other shapes OpenVINO would copy into
-    # another layout for each product.
-    pixels = ops.reshape(channels_last(x), integers(height, -1), False)
 
     def multiply(x: Node | Output, matrix: Node) -> Node:
         y = ops.matmul(ops.reshape(x, integers(-1, channels), False), matrix, False, False)
@@ -197,10 +203,10 @@ def _by_pairs(module: AtrousConvolution, x: Node) -> Node:
     def along_rows(x: Node | Output, matrices: list[Node]) -> Node:
         return _pair_up(x, 1, width, module.dilation, matrices, multiply)
 
-    y = _pair_up(pixels, 0, height, module.dilation, [
+    y = _pair_up(_rows(x), 0, height, module.dilation, [
         [_constant(matrix) for matrix in _factors(taps)]
         for taps in _factors(module.weight.permute(2, 3, 1, 0).numpy())], along_rows)
-    return _channels_first(ops.reshape(y, integers(1, height, width, out), False))
+    return _map(y, width)
 
 
 def _factors(taps: np.ndarray) -> tuple[np.ndarray, ...]:
