@@ -56,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                              'tasks, half as many at other sizes (default %(default)s)')
     parser.add_argument('--patience', type=float, default=150, metavar='SECONDS',
                         help='give up on what takes longer to build (default %(default)s)')
-    parser.add_argument('--frames', type=int, default=40,
+    parser.add_argument('--frames', type=int, default=120,
                         help="the node's, for each size and set of outputs (default %(default)s)")
     parser.add_argument('--quick', action='store_true',
                         help='one size, two rounds or five frames, no subsets: to see that it '

@@ -208,8 +208,9 @@ class Engine:
         clock = _Stopwatch(self.device, len(images))
         resized = [resize_image(image, fit, self.device)
                    for image, fit in zip(images, fits, strict=True)]
-        x = torch.cat([normalise_image(pixels, fit, self.card.mean, self.card.std)
-                       for pixels, fit in zip(resized, fits, strict=True)])
+        inputs = [normalise_image(pixels, fit, self.card.mean, self.card.std)
+                  for pixels, fit in zip(resized, fits, strict=True)]
+        x = torch.cat(inputs) if len(inputs) > 1 else inputs[0]  # of one it would be a copy
         clock.lap('preprocess')
         finished = self._backend(x, tasks)
         clock.lap('network')

@@ -74,36 +74,51 @@ def limit_confidence(label: Tensor, probability: Tensor,
     Where the probability is below `threshold`, or not a number, the class is 255.
     """
     label = torch.where(probability >= threshold, label, UNLABELLED)
-    confidence = (255 * probability).nan_to_num(0).round()
-    return label.byte(), confidence.byte()
+    return label, (255 * probability).nan_to_num_(0).round_().byte()
 
 
 def limit_depth(depth: Tensor, depth_range: tuple[float, float]) -> Tensor:
     """Return float32 metres, NaN if outside the range or not above 0."""
     nearest, farthest = depth_range
-    known = (depth >= nearest) & (depth <= farthest) & (depth > 0) & depth.isfinite()
-    return torch.where(known, depth, torch.nan)
+    limits = torch.finfo(depth.dtype)
+    within = depth.clamp(max(nearest, limits.tiny), min(farthest, limits.max))
+    return torch.where(within == depth, depth, torch.nan)
 
 
 def copy_to_host(images: Mapping[Hashable, Tensor]) -> dict[Hashable, np.ndarray]:
     """
-    Return contiguous arrays of the tensors' shapes and types, fetched in one transfer.
+    Return contiguous arrays of the tensors' shapes and types.
 
-    They are views of one buffer, which lives as long as any of them.
+    On the host that is the tensors' own memory, where they are contiguous. From a device they are
+    fetched in one transfer: views of one buffer, which lives as long as any of them.
     """
-    # The widest type first, so that each array starts at a multiple of its element size.
-    tensors = sorted(images.items(), key=lambda item: -item[1].element_size())
-    packed = torch.cat([tensor.contiguous().view(-1).view(torch.uint8) for _, tensor in tensors])
-    if packed.is_cuda:  # into pinned memory the device writes by itself, at full speed
-        pinned = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
-        pinned.copy_(packed, non_blocking=True)
-        torch.cuda.current_stream(packed.device).synchronize()
-        packed = pinned
-    buffer = packed.numpy()
+    if not any(tensor.is_cuda for tensor in images.values()):
+        return {name: tensor.contiguous().numpy() for name, tensor in images.items()}
+    packed = pack(images)
+    # Into pinned memory the device writes by itself, at full speed.
+    pinned = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
+    pinned.copy_(packed, non_blocking=True)
+    torch.cuda.current_stream(packed.device).synchronize()
+    return unpack(pinned.numpy(), images)
+
+
+def pack(images: Mapping[Hashable, Tensor]) -> Tensor:
+    """Return the bytes of all tensors, the widest type first: each starts at a multiple of it."""
+    return torch.cat([images[name].contiguous().view(-1).view(torch.uint8)
+                      for name in _widest_first(images)])
+
+
+def unpack(buffer: np.ndarray, images: Mapping[Hashable, Tensor]) -> dict[Hashable, np.ndarray]:
+    """Return views of what `pack` gave, with the tensors' shapes and types."""
     arrays = {}
-    for name, tensor in tensors:
+    for name in _widest_first(images):
+        tensor = images[name]
         content, buffer = np.split(buffer, [tensor.numel() * tensor.element_size()])
         # 'torch.float32' and 'torch.uint8' are named as in numpy.
         dtype = np.dtype(str(tensor.dtype).removeprefix('torch.'))
         arrays[name] = content.view(dtype).reshape(tensor.shape)
     return arrays
+
+
+def _widest_first(images: Mapping[Hashable, Tensor]) -> list[Hashable]:
+    return sorted(images, key=lambda name: -images[name].element_size())

@@ -24,7 +24,8 @@ def resize_image(image: np.ndarray, fit: Fit, device: torch.device) -> Tensor:
     # torch shares the memory of an array only if that is writable and without negative strides.
     pixels = torch.from_numpy(np.require(image[..., ::-1] if is_reversed else image,
                                          requirements=('C', 'W')))
-    resized = _resize(pixels.to(device).permute(2, 0, 1).unsqueeze(0), fit)
+    pixels = pixels.to(device, copy=fit.scale == 1)  # what is not resized is the caller's memory
+    resized = _resize(pixels.permute(2, 0, 1).unsqueeze(0), fit)
     return resized.flip(1) if is_reversed else resized
 
 
@@ -52,11 +53,11 @@ def normalise_image(image: Tensor, fit: Fit, mean: Sequence[float],
     `mean` and `std` apply to RGB in 0..1. The border pixels are repeated into the padding, where
     a constant would draw an edge that the network sees from inside the image.
     """
-    mean, std = (image.new_tensor(value, dtype=torch.float32).view(1, 3, 1, 1)
+    mean, std = (255 * image.new_tensor(value, dtype=torch.float32).view(1, 3, 1, 1)
                  for value in (mean, std))
-    normalised = (image.float() / 255 - mean) / std
+    normalised = image.float().sub_(mean).div_(std)
     padding = (0, fit.padded_width - fit.width, 0, fit.padded_height - fit.height)
-    return functional.pad(normalised, padding, mode='replicate')
+    return functional.pad(normalised, padding, mode='replicate') if any(padding) else normalised
 
 
 def _factor(scale: float, before: int, after: int) -> float:

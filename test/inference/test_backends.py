@@ -145,8 +145,12 @@ def test_openvino_that_rounds_products_is_found_out():
 
 @pytest.mark.parametrize('units', [True, False], ids='matrix units: {}'.format)
 def test_openvino_on_either_kind_of_processor(units, monkeypatch):
+    """The one that is not here is made up, or asked for by the environment."""
     pytest.importorskip('openvino')
-    monkeypatch.setattr(openvino_backend, 'has_matrix_units', lambda: units)
+    if units:
+        monkeypatch.setattr(openvino_backend, 'uses_matrix_units', lambda: True)
+    else:
+        monkeypatch.setenv('MTAN_AMX', '0')
     backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
     kind = SplitConvolution if units else WinogradConvolution
     assert type(backend._network.bodies[0][0].last) is kind
@@ -162,7 +166,7 @@ def test_openvino_falls_back_from_products_that_are_rounded(monkeypatch, caplog)
     """One warning says so; the answer is that of the network all the same."""
     pytest.importorskip('openvino')
     from mtan_perception.inference.backends import openvino_graph
-    monkeypatch.setattr(openvino_backend, 'has_matrix_units', lambda: True)
+    monkeypatch.setattr(openvino_backend, 'uses_matrix_units', lambda: True)
     monkeypatch.setattr(openvino_graph, 'rounds_products', lambda compiled: True)
     backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
     x = torch.randn(1, 3, *SIZE)

@@ -14,7 +14,9 @@ from mtan_perception.inference.postprocess import (
     finish,
     limit_confidence,
     limit_depth,
+    pack,
     point_normals,
+    unpack,
 )
 
 
@@ -73,12 +75,14 @@ def test_the_wanted_images_are_finished_in_float32(dtype):
     assert normal.dtype == torch.float32 and normal.shape == (2, 9, 13, 3)
 
 
-def test_host_copies_keep_type_shape_and_alignment():
-    """Odd sizes and strided views come back as aligned contiguous arrays."""
+@pytest.mark.parametrize('fetch', [
+    copy_to_host, lambda images: unpack(pack(images).numpy(), images)])
+def test_host_copies_keep_type_shape_and_alignment(fetch):
+    """Odd sizes and strided views come back as aligned contiguous arrays, packed or not."""
     images = {'label': torch.arange(35, dtype=torch.uint8).reshape(5, 7),
               'normal': torch.randn(3, 5, 7).permute(1, 2, 0),
               'depth': torch.tensor([[math.nan, 1.5, 2.5]])}
-    arrays = copy_to_host(images)
+    arrays = fetch(images)
     assert set(arrays) == set(images)
     for name, tensor in images.items():
         assert np.array_equal(arrays[name], tensor.numpy(), equal_nan=name != 'label')

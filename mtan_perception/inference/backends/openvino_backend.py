@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 import functools
 import logging
+import os
 from pathlib import Path
 import time
 from typing import Any
@@ -157,11 +158,17 @@ def _fastest(precision: str) -> Factory:
     """Return what makes the convolutions that are fastest here in a precision."""
     if precision != 'fp32':
         return Convolution
-    return split_convolution if has_matrix_units() else cpu_convolution
+    return split_convolution if uses_matrix_units() else cpu_convolution
 
 
-def has_matrix_units() -> bool:
-    """Tell whether the processor multiplies bfloat16 eight times as fast as float32: AMX."""
+def uses_matrix_units() -> bool:
+    """
+    Tell whether the processor multiplies bfloat16 eight times as fast as float32: AMX.
+
+    With `MTAN_AMX=0` in the environment it counts as one that does not.
+    """
+    if os.environ.get('MTAN_AMX') == '0':
+        return False
     try:
         return ' amx_bf16' in Path('/proc/cpuinfo').read_text()
     except OSError:  # not on Linux

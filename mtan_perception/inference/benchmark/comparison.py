@@ -23,6 +23,7 @@ import torch
 
 from mtan_perception import __version__
 from mtan_perception.checkpoint import import_reference, ModelCard, save_checkpoint
+from mtan_perception.inference.backends.openvino_backend import uses_matrix_units
 from mtan_perception.inference.benchmark.contenders import ORIGINAL_WEIGHTS, OUR_WEIGHTS
 from mtan_perception.inference.benchmark.original import randomise_batch_norm, ReferenceMTAN
 from mtan_perception.inference.optimize import OptimizedMTAN
@@ -278,8 +279,8 @@ def describe_host(device: str) -> dict[str, Any]:
     if cpuinfo.exists():
         model = next((line.partition(':')[2].strip() for line in cpuinfo.read_text().splitlines()
                       if line.startswith('model name')), model)
-    host = {'machine': platform.machine(), 'cpu': model, 'threads': torch.get_num_threads(),
-            'load': os.getloadavg()[0]}
+    host = {'machine': platform.machine(), 'cpu': model, 'amx': uses_matrix_units(),
+            'threads': torch.get_num_threads(), 'load': os.getloadavg()[0]}
     if torch.device(device).type == 'cuda':
         host['gpu'] = torch.cuda.get_device_name(device)
     return host
