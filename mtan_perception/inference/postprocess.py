@@ -60,10 +60,13 @@ def point_normals(normal: Tensor, axes: str) -> Tensor:
 
     A vector without direction (zero or not finite) becomes (0, 0, -1), toward the camera.
     """
-    normal = normal.permute(0, 2, 3, 1) * normal.new_tensor(NORMAL_SIGNS[axes])
-    length = torch.linalg.vector_norm(normal, dim=3, keepdim=True)
+    # No tensor of numbers from the host: its copy cannot be part of a CUDA graph.
+    planes = [sign * plane for sign, plane in zip(NORMAL_SIGNS[axes], normal.unbind(1),
+                                                  strict=True)]
+    length = sum(plane * plane for plane in planes).sqrt()
     pointing = (length > MIN_NORM) & length.isfinite()
-    return torch.where(pointing, normal / length, normal.new_tensor((0.0, 0.0, -1.0)))
+    return torch.stack([torch.where(pointing, plane / length, toward)
+                        for plane, toward in zip(planes, (0.0, 0.0, -1.0), strict=True)], dim=3)
 
 
 def limit_confidence(label: Tensor, probability: Tensor,

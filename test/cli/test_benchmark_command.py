@@ -79,4 +79,4 @@ def test_network_and_node_share_a_file(monkeypatch, tmp_path):
                           ([], {'host', 'versions', 'measurements'})]:
         assert main(['benchmark', *options, '--device', 'cpu', '--json', str(path)]) == 0
         assert json.loads(path.read_text()).keys() == keys
-    assert asked == [(((480, 640), (720, 1280)), 40, {'device': 'cpu', 'precision': 'auto'})] * 2
+    assert asked == [(((480, 640), (720, 1280)), 120, {'device': 'cpu', 'precision': 'auto'})] * 2

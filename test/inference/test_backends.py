@@ -10,16 +10,21 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mtan_perception.checkpoint import load_network
 from mtan_perception.inference import Engine, EngineError
-from mtan_perception.inference.backends import build_backend, openvino_backend
+from mtan_perception.inference.backends import build_backend, openvino_backend, torch_backend
 from mtan_perception.inference.convolution import (
     AtrousConvolution,
     SplitConvolution,
     WinogradConvolution,
 )
 from mtan_perception.inference.postprocess import classify, finish, point_normals
+from mtan_perception.network import MTANDeepLabv3
+from mtan_perception.tasks import NYUV2_TASKS
 
 pytestmark = pytest.mark.usefixtures('cache')
 
@@ -340,6 +345,57 @@ def test_the_onnx_file_is_kept_and_a_broken_one_replaced(tmp_path, caplog):
     assert 'is damaged; building it anew' in caplog.text
 
 
+class HostTensors(TorchDispatchMode):
+    """Notes the operations that have to do with a tensor on the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        if any(isinstance(leaf, torch.Tensor) and leaf.device.type == 'cpu'
+               for leaf in tree_leaves((args, kwargs, result))):
+            self.operations.append(operation)
+        return result
+
+
+@pytest.mark.parametrize('axes', ['optical', 'nyu'])
+def test_a_cuda_graph_has_no_copy_from_the_host(axes, monkeypatch):
+    """It could not be captured. Tensors without content tell where each of them would be."""
+    monkeypatch.setattr(torch_backend, '_hold', lambda network, precision: precision)
+    with FakeTensorMode(), torch.inference_mode():
+        backend = torch_backend.TorchBackend(
+            lambda: MTANDeepLabv3(NYUV2_TASKS).eval(), torch.device('cuda:0'), 'fp16', axes)
+        x = torch.empty(1, 3, *SIZE, device='cuda:0')
+        with HostTensors() as host:
+            images = backend._finished(x, tuple(NYUV2_TASKS))
+    assert host.operations == []
+    assert {name: (image.device.type, image.dtype) for name, image in images.items()} == {
+        'label': ('cuda', torch.uint8), 'probability': ('cuda', torch.float32),
+        'depth': ('cuda', torch.float32), 'normal': ('cuda', torch.float32)}
+
+
+def test_without_a_cuda_graph_the_network_runs_all_the_same(monkeypatch, caplog):
+    """The fault of a GPU is made up; one warning gives its reason, and it is not tried again."""
+    backend = build_backend('torch', load, CPU, 'fp32', 'optical')
+    tried = []
+
+    def fail(x, tasks):
+        tried.append(tasks)
+        raise RuntimeError('CUDA error: operation not permitted when stream is capturing\nmore')
+    monkeypatch.setattr(backend, '_capture', fail)
+    backend._captures = True
+    x = torch.randn(1, 3, *SIZE)
+    for _ in range(2):
+        assert_agrees(backend(x, ('depth',)), expected(x, ['depth']))
+    assert tried == [('depth',)]
+    assert [record.getMessage() for record in caplog.records
+            if record.levelno >= logging.WARNING] == [
+        'no CUDA graph (CUDA error: operation not permitted when stream is capturing); going on '
+        'without, each kernel launched by itself']
+
+
 @needs_cuda
 @pytest.mark.parametrize('precision, tolerance', [('fp32', 1e-2), ('fp16', 0.05), ('bf16', 0.3)])
 def test_cuda_graphs_replay_with_new_images(precision, tolerance):
@@ -350,6 +406,7 @@ def test_cuda_graphs_replay_with_new_images(precision, tolerance):
         found = backend(x.cuda(), ('depth',))['depth'].cpu()
         assert (found - expected(x, ['depth'])['depth']).abs().max() < tolerance
     assert list(backend(x.cuda(), ('normal',))) == ['normal'] and len(backend._graphs) == 2
+    assert backend._captures
 
 
 @needs_cuda

@@ -22,6 +22,8 @@ from mtan_perception.network import MTANDeepLabv3
 _LOGGER = logging.getLogger(__name__)
 
 _DTYPES = {'fp32': torch.float32, 'fp16': torch.float16}
+_RESULTS = {'tensor(float)': torch.float32, 'tensor(uint8)': torch.uint8}
+_ELEMENTS = {torch.float32: np.float32, torch.uint8: np.uint8}
 _MAX_SESSIONS = 3  # each holds weights of its own
 
 
@@ -63,19 +65,18 @@ class ONNXRuntimeBackend:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _run(self, session: Any, image: Tensor) -> dict[str, Tensor]:
-        names = [output.name for output in session.get_outputs()]
-        if self._device.type == 'cpu':
-            arrays = session.run(names, {'image': image.numpy()})
-            return dict(zip(names, map(torch.from_numpy, arrays), strict=True))
-        binding, index = session.io_binding(), self._device.index
-        torch.cuda.synchronize(self._device)  # the session has a stream of its own
-        binding.bind_input('image', 'cuda', index, np.float32, tuple(image.shape),
-                           image.data_ptr())
-        for name in names:
-            binding.bind_output(name, 'cuda', index)
+        binding, where = session.io_binding(), (self._device.type, self._device.index or 0)
+        results = {output.name: torch.empty(
+            output.shape, dtype=_RESULTS[output.type], device=self._device)
+            for output in session.get_outputs()}
+        for bind, tensors in ((binding.bind_input, {'image': image}),
+                              (binding.bind_output, results)):
+            for name, tensor in tensors.items():
+                bind(name, *where, _ELEMENTS[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
+        if self._device.type == 'cuda':
+            torch.cuda.synchronize(self._device)  # the session has a stream of its own
         session.run_with_iobinding(binding)
-        return {name: torch.from_dlpack(value) for name, value in
-                zip(names, binding.get_outputs(), strict=True)}
+        return results
 
     def _build(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
         network = FinishedNetwork(self._network, size, tasks, self._axes, None)

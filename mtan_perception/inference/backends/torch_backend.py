@@ -47,14 +47,23 @@ class TorchBackend:
         # Convolutions on CPUs and on tensor cores work on this layout and convert from others.
         self._network = network.to(device, self._dtype, memory_format=torch.channels_last)
         self._run = torch.compile(self._finished, dynamic=False) if compiled else self._finished
+        self._captures = device.type == 'cuda'
         self._graphs: LatestUsed[Callable[[Tensor], dict[str, Tensor]]] = LatestUsed(_MAX_GRAPHS)
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Return the finished images of the tasks."""
-        if self._device.type != 'cuda' or x.shape[0] > 1:
+        if not self._captures or x.shape[0] > 1:
             return self._run(x, tasks)
-        graph = self._graphs.use((tuple(x.shape), tasks), lambda: self._capture(x, tasks))
+        try:
+            graph = self._graphs.use((tuple(x.shape), tasks), lambda: self._capture(x, tasks))
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._captures = False
+            _LOGGER.warning('no CUDA graph (%s); going on without, each kernel launched by itself',
+                            str(error).splitlines()[0])
+            return self._run(x, tasks)
         return graph(x)
 
     def _finished(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:

@@ -45,7 +45,7 @@ class Measurement:
     prepared: float | None = None
     """Seconds from the weights to the first result."""
     memory: float | None = None
-    """Peak MiB of its process (of the device, on a GPU), where this was the first it did."""
+    """Peak MiB of its process (of the GPU, what it holds), where this was the first it did."""
     agreement: dict[str, float] = field(default_factory=dict)
     """With the original in eager fp32: see `compare`."""
     all_tasks: list[float] = field(default_factory=list)
@@ -134,11 +134,14 @@ def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: S
         result = Measurement(name, size, tuple(tasks))
         results.append(result)
         say(f"{name}: preparing {', '.join(tasks)} at {size[0]}x{size[1]} ...")
+        held = _held_on(device)
         if name not in processes:
             processes[name] = _Process(name, folder, device, precision)
         try:
             result.prepared = processes[name].ask(
                 'prepare', 'image.npy', list(tasks), patience=patience)
+            if name in fresh and device != 'cpu':
+                result.memory = _held_on(device) - held
             processes[name].ask('save', f"{name.replace('/', '-')}.npz")
         except RuntimeError as error:
             result.problem = str(error)
@@ -151,7 +154,7 @@ def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: S
                 result.all_tasks.append(all_tasks.ask('measure'))
             result.seconds.append(processes[result.contender].ask('measure'))
     for result in running:
-        if result.contender in fresh:
+        if result.contender in fresh and device == 'cpu':
             result.memory = processes[result.contender].ask('memory')
     baseline = folder / f"{BASELINE.replace('/', '-')}.npz"
     for result in running:
@@ -161,6 +164,14 @@ def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: S
                 if theirs[next(iter(theirs))].shape[1:3] == size:
                     result.agreement = compare(ours, theirs)
     return results
+
+
+def _held_on(device: str) -> float:
+    """Return how many MiB of a GPU all processes hold together; runtimes keep their peak."""
+    if device == 'cpu':
+        return 0.0
+    free, total = torch.cuda.mem_get_info(device)
+    return (total - free) / 2 ** 20
 
 
 def compare(ours: Any, theirs: Any) -> dict[str, float]:

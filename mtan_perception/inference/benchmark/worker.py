@@ -50,10 +50,7 @@ class Worker:
         return time.perf_counter() - start
 
     def memory(self) -> float:
-        """Return the peak in MiB so far: of the process, or on a GPU of the whole device."""
-        if self._device.type == 'cuda':
-            free, total = torch.cuda.mem_get_info(self._device)
-            return (total - free) / 2 ** 20
+        """Return the process's peak so far, in MiB."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 10
 
     def save(self, name: str) -> None:
