@@ -260,11 +260,16 @@ def combine_gradients(losses: Sequence[Tensor], parameters: Sequence[nn.Paramete
     combined = torch.from_numpy(np.asarray(factors)).to(matrix) @ matrix
     sizes = [parameters[index].numel() for index in shared]
     for index, part in zip(shared, combined.split(sizes), strict=True):
-        parameters[index].grad = part.view_as(parameters[index]).clone()
+        _set_gradient(parameters[index], part)
     for index, count in enumerate(users):
         if count == 1:
             own = next(row[index] for row in rows if row[index] is not None)
-            parameters[index].grad = mean_over_processes(own)
+            _set_gradient(parameters[index], mean_over_processes(own))
+
+
+def _set_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
+    """Set it in the parameter's layout: a fused optimiser pairs them as they lie in memory."""
+    parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))
 
 
 def _dense(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:

@@ -147,6 +147,23 @@ def test_only_shared_parameters_get_the_combined_gradient():
         combine_gradients([own[0] * 2, own[1] * 2], own, pcgrad)
 
 
+def test_gradients_lie_in_memory_as_their_parameters_do():
+    """A fused optimiser goes through both in that order: Adam's first step is against each one."""
+    torch.manual_seed(0)
+    shared, own = (torch.nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last).weight
+                   for _ in range(2))
+    before = shared.detach().clone(), own.detach().clone()
+    targets = torch.randn(3, 8, 4, 3, 3)
+    losses = [(shared * targets[0]).sum(), (shared * targets[1] + own * targets[2]).sum()]
+    combine_gradients(losses, [shared, own], lambda matrix: np.ones(2))
+    torch.optim.Adam([shared, own], 0.5, fused=True).step()
+    for parameter, value, expected in zip((shared, own), before, (
+            targets[0] + targets[1], targets[2]), strict=True):
+        assert torch.allclose(parameter.grad, expected, atol=1e-5)
+        assert parameter.grad.stride() == parameter.stride()
+        assert torch.equal((parameter - value).sign(), -expected.sign())
+
+
 def test_what_is_asked_wrongly_is_named():
     with pytest.raises(ValueError, match="'mgda'; choose one of equal"):
         make_weighting('mgda', TASKS, {}, 1)
