@@ -51,8 +51,8 @@ setup(
     zip_safe=False,
     entry_points={
         'console_scripts': [
-            f'mtan_node = {NAME}.node.mtan_node:main',
-            f'camera_node = {NAME}.node.camera_node:main',
+            f'mtan_node = {NAME}.node.programs:mtan_node',
+            f'camera_node = {NAME}.node.programs:camera_node',
             f'mtan = {NAME}.cli.main:main',
         ],
     },

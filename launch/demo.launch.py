@@ -5,19 +5,24 @@ Start a camera from what is at hand, and mtan_node on it.
 
     ros2 launch mtan_perception demo.launch.py source:=/path/to/video.mp4
 
-Every argument of mtan.launch.py but the topics works here too.
+Every argument of mtan.launch.py but `image`, `camera_info` and `cameras` works here too.
 """
 
 from pathlib import Path
+import runpy
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    Shutdown,
+)
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 
 MTAN = Path(__file__).resolve().parent / 'mtan.launch.py'
+parameter_value = runpy.run_path(str(MTAN))['parameter_value']  # its file is no module
 
 # Argument, type and meaning of what is handed to camera_node; empty leaves the node's own default.
 CAMERA = (
@@ -36,6 +41,8 @@ def generate_launch_description() -> LaunchDescription:
         *(DeclareLaunchArgument(
             name, default_value='', description=f"{meaning}; empty: camera_node's default")
           for name, _, meaning in CAMERA),
+        # Before anything has been started, which launch would leave running.
+        OpaqueFunction(function=check_camera),
         # The topic names are relative, so `namespace` moves the camera and the node together.
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(MTAN)),
@@ -45,12 +52,22 @@ def generate_launch_description() -> LaunchDescription:
     ])
 
 
+def camera_parameters(context: LaunchContext) -> dict:
+    """Return what was given for camera_node; ValueError names an argument of the wrong type."""
+    return {name: parameter_value(context, name, kind)
+            for name, kind, _ in CAMERA if context.launch_configurations[name]}
+
+
+def check_camera(context: LaunchContext) -> list:
+    camera_parameters(context)
+    return []
+
+
 def camera(context: LaunchContext) -> list[Node]:
-    """Return camera_node with the arguments that were given."""
-    arguments = context.launch_configurations
-    parameters = {name: ParameterValue(LaunchConfiguration(name), value_type=kind)
-                  for name, kind, _ in CAMERA if arguments[name]}
+    """Return camera_node with the arguments that were given; what it shows ends with it."""
+    arguments, parameters = context.launch_configurations, camera_parameters(context)
     return [Node(
         package='mtan_perception', executable='camera_node', name='camera',
         namespace=f"{arguments['namespace'].strip('/')}/camera".strip('/'),
-        parameters=[parameters] if parameters else None, output='screen', emulate_tty=True)]
+        parameters=[parameters] if parameters else None, output='screen', emulate_tty=True,
+        on_exit=Shutdown(reason='the camera has ended'))]

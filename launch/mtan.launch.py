@@ -86,7 +86,11 @@ def fast_dds_profile(context: LaunchContext) -> list[SetEnvironmentVariable]:
 
 
 def nodes(context: LaunchContext) -> list[Node]:
-    """Return mtan_node, and RViz for whoever asks for it, with the arguments' values filled in."""
+    """
+    Return mtan_node, and RViz for whoever asks for it, with the arguments' values filled in.
+
+    RViz comes first: where it is not installed, launch ends, but not what it has started before.
+    """
     arguments = context.launch_configurations
     image = arguments['image']
     camera_info = arguments['camera_info'] or beside(image, 'camera_info')
@@ -108,19 +112,19 @@ def nodes(context: LaunchContext) -> list[Node]:
         image, prefix = f'{cameras[0]}/{image}', f'{prefix}/{cameras[0]}'
     return [
         Node(
-            package='mtan_perception', executable='mtan_node', name=name, namespace=namespace,
-            parameters=parameters,
-            remappings=remappings,
-            ros_arguments=['--log-level', arguments['log_level']],
-            respawn=LaunchConfiguration('respawn'), respawn_delay=2.0,
-            output='screen', emulate_tty=True),
-        Node(
             package='rviz2', executable='rviz2', name='rviz', namespace=namespace,
             arguments=['--display-config', str(CONFIG / 'mtan.rviz')],
             remappings=[('/image', image)] + [
                 (f'/mtan/{topic}', f'{prefix}/{topic}')
                 for topic in COLOR_TOPICS + DEPTH_TOPICS + CLOUD_TOPICS],
             condition=IfCondition(LaunchConfiguration('rviz')), output='log'),
+        Node(
+            package='mtan_perception', executable='mtan_node', name=name, namespace=namespace,
+            parameters=parameters,
+            remappings=remappings,
+            ros_arguments=['--log-level', arguments['log_level']],
+            respawn=LaunchConfiguration('respawn'), respawn_delay=2.0,
+            output='screen', emulate_tty=True),
     ]
 
 

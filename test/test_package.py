@@ -18,8 +18,8 @@ import mtan_perception
 ROOT = Path(__file__).resolve().parent.parent
 NAME = 'mtan_perception'
 EXECUTABLES = {
-    'mtan_node': 'mtan_perception.node.mtan_node:main',
-    'camera_node': 'mtan_perception.node.camera_node:main',
+    'mtan_node': 'mtan_perception.node.programs:mtan_node',
+    'camera_node': 'mtan_perception.node.programs:camera_node',
     'mtan': 'mtan_perception.cli.main:main',
 }
 # Python module -> its key in package.xml; a module that is not listed has its own name as key.
@@ -150,6 +150,21 @@ def test_colcon_runs_the_tests_with_pytest(installed, workspace):
         workspace, 'test', '--event-handlers', 'console_cohesion+',
         '--pytest-args', '--collect-only', '-q', 'test/test_geometry.py')
     assert 'test/test_geometry.py::' in output
+
+
+@pytest.mark.parametrize('executable', ['mtan_node', 'camera_node'])
+def test_a_signal_while_a_node_is_being_imported_ends_it_quietly(executable):
+    code = f"""if True:
+        import sys
+        class Interrupt:
+            def find_spec(name, *arguments):
+                if name in ('rclpy', 'torch'):
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Interrupt)
+        from mtan_perception.node.programs import {executable}
+        sys.exit({executable}())"""
+    result = _run([sys.executable, '-c', code], cwd=ROOT)
+    assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
 
 
 @pytest.mark.parametrize('executable', ['mtan_node', 'camera_node'])

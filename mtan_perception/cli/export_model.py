@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
     finished = FinishedNetwork(
         OptimizedMTAN(network, FACTORIES.get(args.format, Convolution)), size, tasks,
         card.normal_axes, (card.mean, card.std))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(finished, args.out)
     except ImportError as error:

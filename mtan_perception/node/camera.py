@@ -272,9 +272,9 @@ class Camera:
             self.report_error('camera_info', f'{topic}: {fault}')
             return False
         used, self._used_camera_info = self._used_camera_info, camera_info
-        if used is None:
+        if used is None or not is_distorted(used):
             self._check_rectified(camera_info, topic)
-        elif describe(used) != describe(camera_info):
+        if used is not None and describe(used) != describe(camera_info):
             self._report_warning(
                 'camera_info', f'{topic} changed from {describe(used)} to '
                 f'{describe(camera_info)}; the outputs follow')
@@ -298,9 +298,12 @@ class Camera:
         self._is_silent = time.monotonic() > self._last_image + SILENCE
         if self._is_silent:
             count = self._node.count_publishers(self.image_topic)
+            remedy = ('see whether they publish, and whether large images get through: Fast DDS '
+                      'needs config/fastdds.xml for that (docs/topics.md)' if count
+                      else 'start the camera, or remap image')
             self._report_warning(
                 'no image', f"no image has come on topic '{self.image_topic}' for {SILENCE:g} s, "
-                f'which has {count} publisher(s); start the camera, or remap image')
+                f'which has {count} publisher(s); {remedy}')
 
     @contextmanager
     def reporting(self) -> Iterator[None]:

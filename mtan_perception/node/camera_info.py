@@ -83,12 +83,15 @@ def camera_info_fault(camera_info: CameraInfo, image_size: tuple[int, int]) -> s
 
     :returns: what was found and the remedy, or None where it serves.
     """
-    for name, fx, fy in (('K', camera_info.k[0], camera_info.k[4]),
-                         ('P', camera_info.p[0], camera_info.p[5])):
-        if not (fx > 0 and fy > 0) and (name == 'K' or np.any(camera_info.p)):
-            return (
-                f'focal lengths in {name} are {fx:g} and {fy:g}; '
-                'calibrate the camera, or have its driver publish the calibration')
+    remedy = 'calibrate the camera, or have its driver publish the calibration'
+    for name, matrix, columns in (('K', camera_info.k, 3), ('P', camera_info.p, 4)):
+        if name == 'P' and not np.any(matrix):
+            continue
+        (fx, _, cx), (_, fy, cy) = (matrix[row * columns:][:3] for row in range(2))
+        if not (0 < fx < np.inf and 0 < fy < np.inf):
+            return f'focal lengths in {name} are {fx:g} and {fy:g}; {remedy}'
+        if not np.isfinite((cx, cy)).all():
+            return f'the principal point in {name} is ({cx:g}, {cy:g}); {remedy}'
     if (camera_info.height, camera_info.width) != image_size:
         return (
             f'size {camera_info.width}×{camera_info.height} differs from the image, '

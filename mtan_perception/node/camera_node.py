@@ -13,12 +13,9 @@ import time
 
 import cv2
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-import rclpy
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -34,7 +31,7 @@ from mtan_perception.node.camera_sources import (
     SourceOptions,
 )
 from mtan_perception.node.image_codec import append_bytes, encode_image
-from mtan_perception.node.process import leave, spin
+from mtan_perception.node.process import leave, spin, start
 
 STOP_TIMEOUT = 0.3
 """How long an ending node waits for the frame being prepared, in seconds."""
@@ -302,13 +299,7 @@ def main(args: list[str] | None = None) -> int:
     The exit code is 0, or 1 where the source cannot be used, with the reason in the log or on
     stderr.
     """
-    rclpy.init(args=args)
-    try:
-        node = CameraNode()
-    except (SourceError, InvalidParameterTypeException, InvalidParameterValueException) as error:
-        print(f'camera_node: cannot start: {error}', file=sys.stderr)
-        try_shutdown()
-        return 1
+    node = start('camera_node', CameraNode, args)
     spin(node, node.finished.is_set)
     leave(node, int(node.failed))
 

@@ -13,11 +13,9 @@ import sys
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
-import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.utilities import try_shutdown
 
 from mtan_perception.labels import generic, LabelSet
 from mtan_perception.node import parameters as parameter_table
@@ -26,7 +24,7 @@ from mtan_perception.node.clouds import select_classes
 from mtan_perception.node.diagnostics import diagnostic_status
 from mtan_perception.node.gravity import Gravity
 from mtan_perception.node.label_topics import LabelTopics
-from mtan_perception.node.process import forward_logs, leave, spin
+from mtan_perception.node.process import forward_logs, leave, spin, start
 from mtan_perception.node.worker import Worker
 from mtan_perception.tasks import SEGMENTATION, select_tasks
 
@@ -61,6 +59,10 @@ class MtanNode(LifecycleNode):
         if self._settings.autostart:
             # From the executor, so that the node already answers while it is being configured.
             self._autostart_timer = self.create_timer(0.0, self._autostart)
+        else:
+            self.get_logger().info('unconfigured, as autostart is off; to go on: '
+                                   f'ros2 lifecycle set {self.get_fully_qualified_name()} '
+                                   'configure, then activate')
 
     def close(self) -> None:
         """End the worker, unless the frame in flight takes too long."""
@@ -296,17 +298,9 @@ def main(args: list[str] | None = None) -> int:
     """
     Run the node until SIGINT or SIGTERM, then end the process with exit code 0.
 
-    :returns: 1, where the node could not start, with the reason on stderr.
+    The exit code is 1 where the node cannot start, with the reason on stderr.
     """
-    rclpy.init(args=args)
-    try:
-        node = MtanNode()
-    except Exception as error:
-        if not rclpy.ok():  # A signal came first.
-            return 0
-        print(f'mtan_node: cannot start: {error}', file=sys.stderr)
-        try_shutdown()
-        return 1
+    node = start('mtan_node', MtanNode, args)
     forward_logs(node.get_logger())
     spin(node)
     leave(node)

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError
@@ -15,23 +15,51 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.utilities import try_shutdown
 
+AnyNode = TypeVar('AnyNode', bound=Node)
+
+
+def start(name: str, make: Callable[[], AnyNode], args: list[str] | None) -> AnyNode:
+    """
+    Begin with ROS and return the node.
+
+    Where that cannot be, the process ends with exit code 1 and the reason on stderr; where a
+    signal comes first, with 0.
+
+    :param name: of the program.
+    :param args: its arguments, as rclpy.init takes them.
+    """
+    begun = False
+    try:
+        rclpy.init(args=args)
+        begun = True
+        return make()
+    except KeyboardInterrupt:
+        exit_code = 0
+    except Exception as error:
+        exit_code = 1 if rclpy.ok() or not begun else 0  # else a signal has ended ROS
+        if exit_code:
+            print(f'{name}: cannot start: {error}', file=sys.stderr)
+    try_shutdown()
+    sys.exit(exit_code)
+
 
 def spin(node: Node, is_done: Callable[[], bool] = lambda: False) -> None:
     """Run the node's callbacks until SIGINT, SIGTERM, the end of ROS, or `is_done()`."""
     executor = None
-    while rclpy.ok() and not is_done():
-        try:
-            if executor is None:  # Inside, since ROS may end before there is one.
-                executor = SingleThreadedExecutor()
-                executor.add_node(node)
-            executor.spin_once(timeout_sec=0.1)
-        except (KeyboardInterrupt, ExternalShutdownException):
-            return
-        except RCLError as error:
-            # Before Kilted these come out here: an invalid transition, which must not end the
-            # node, and an end of ROS in the middle of a wait, which is none of its errors.
-            if rclpy.ok():
-                node.get_logger().error(str(error))
+    try:
+        while rclpy.ok() and not is_done():
+            try:
+                if executor is None:  # Inside, since ROS may end before there is one.
+                    executor = SingleThreadedExecutor()
+                    executor.add_node(node)
+                executor.spin_once(timeout_sec=0.1)
+            except RCLError as error:
+                # Before Kilted these come out here: an invalid transition, which must not end the
+                # node, and an end of ROS in the middle of a wait, which is none of its errors.
+                if rclpy.ok():
+                    node.get_logger().error(str(error))
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return
 
 
 class _RosHandler(logging.Handler):

@@ -60,7 +60,7 @@ def test_no_camera_info(robot, room, collect):
     robot.exchange(clouds)
 
 
-def test_focal_lengths_of_zero(robot, room, collect):
+def test_camera_info_without_a_calibration(robot, room, collect):
     clouds, depth = collect(PointCloud2, '/mtan/points'), collect(Image, '/mtan/depth/image_rect')
     robot.camera_info.k = np.zeros(9)
     start(robot)
@@ -69,6 +69,12 @@ def test_focal_lengths_of_zero(robot, room, collect):
     robot.camera_info = camera_info_of(room)
     robot.camera_info.p[5] = 0.0
     robot.send_until(lambda: robot.says('last error', 'focal lengths in P are .* and 0'))
+    robot.camera_info = camera_info_of(room)
+    robot.camera_info.k[0] = np.inf
+    robot.send_until(lambda: robot.says('last error', 'focal lengths in K are inf and'))
+    robot.camera_info = camera_info_of(room)
+    robot.camera_info.k[2] = np.nan
+    robot.send_until(lambda: robot.says('last error', r'the principal point in K is \(nan, '))
     robot.exchange(depth)
     assert not clouds
     robot.camera_info = camera_info_of(room)

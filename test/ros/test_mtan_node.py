@@ -332,6 +332,13 @@ def test_camera_info_that_does_not_fit(robot, collect):
     robot.exchange(infos)
 
 
+def test_a_start_with_a_parameter_file_that_is_not_there_ends_with_the_reason(start_process):
+    child = start_process(MODULE, '--ros-args', '--params-file', '/nowhere.yaml')
+    assert child.wait(30) == 1
+    assert 'mtan_node: cannot start: ' in child.output and '/nowhere.yaml' in child.output
+    assert 'Traceback' not in child.output
+
+
 @pytest.mark.parametrize('arguments, text', [
     ({'input_height': 8}, 'input_height'),
     ({'precision': 'fp8'}, "'precision' is 'fp8'"),
