@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine: one network on one device, from camera image to finished predictions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+import gc
 import logging
 import math
+import numbers
 import os
 import re
 import time
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +18,7 @@ from torch import Tensor
 
 from mtan_perception.checkpoint import load_network, read_card
 from mtan_perception.geometry import correct_depth, Fit, fit_image
-from mtan_perception.inference.backends import build_backend
+from mtan_perception.inference.backends import Backend, build_backend
 from mtan_perception.inference.backends.torch_backend import DTYPES
 from mtan_perception.inference.errors import BackendError, EngineError
 from mtan_perception.inference.postprocess import copy_to_host, limit_confidence, limit_depth
@@ -25,6 +28,7 @@ from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION, select_tasks
 
 _LOGGER = logging.getLogger(__name__)
 
+Result = TypeVar('Result')
 _OUTPUT_TASKS = (SEGMENTATION, DEPTH, NORMAL)
 _MIN_INPUT, _MAX_INPUT = 32, 4096
 
@@ -67,10 +71,8 @@ class Engine:
         self.depth_range = (0.0, math.inf)
         self.confidence_threshold = 0.0
         self._weights = weights
-        try:
-            self._build(backend)
-        except torch.cuda.OutOfMemoryError as error:
-            self._retreat(error)
+        self._backend: Backend | None = None
+        self._persist(lambda: None, backend)
 
     @property
     def backend(self) -> str:
@@ -179,6 +181,8 @@ class Engine:
             raise EngineError(f'focal_lengths: {len(focal_lengths)} for {len(images)} images; '
                               'give one for each, None where it is not known')
         wanted = self.tasks if tasks is None else self._select_tasks(tasks)
+        for index, focal_length in enumerate(focal_lengths):
+            _check_focal_length(focal_length, f'focal_lengths[{index}]')
         groups: dict[tuple[int, int], list[tuple[int, Fit]]] = {}
         for index, image in enumerate(images):
             # A feature map's last cell is whole only if the size is a multiple of the stride too.
@@ -196,11 +200,7 @@ class Engine:
                      tasks: tuple[str, ...],
                      focal_lengths: Sequence[float | None]) -> list[Prediction]:
         """Predict images that are padded to one size."""
-        try:
-            return self._infer_on_device(images, fits, tasks, focal_lengths)
-        except (BackendError, torch.cuda.OutOfMemoryError) as error:
-            self._retreat(error)
-        return self._infer_on_device(images, fits, tasks, focal_lengths)
+        return self._persist(lambda: self._infer_on_device(images, fits, tasks, focal_lengths))
 
     def _infer_on_device(self, images: Sequence[np.ndarray], fits: Sequence[Fit],
                          tasks: tuple[str, ...],
@@ -247,20 +247,45 @@ class Engine:
                                       self.device, self.precision, self.card.normal_axes)
         self.precision = self._backend.precision
 
-    def _retreat(self, error: Exception) -> None:
-        """Take torch in place of a backend that failed; the CPU in place of a device too small."""
-        reason = str(error).splitlines()[0]
-        self._backend = None  # frees its memory first
-        if self.device.type == 'cuda' and isinstance(error, torch.cuda.OutOfMemoryError):
+    def _persist(self, action: Callable[[], Result], backend: str | None = None) -> Result:
+        """
+        Return action(), on another backend or device where the present one fails.
+
+        :param backend: to build first.
+        """
+        while True:
+            try:
+                if backend is not None:
+                    self._build(backend)
+                    backend = None
+                return action()
+            except RuntimeError as error:
+                backend = self._retreat(error)
+                if backend is None:
+                    raise
+            # The error is gone here, and what failed with it, which held the device's memory.
+            gc.collect()
+            torch.cuda.empty_cache()
+
+    def _retreat(self, error: RuntimeError) -> str | None:
+        """
+        Leave the backend that failed, or the device that is too small, and say so.
+
+        :returns: the backend to go on with, None where nothing is left to try.
+        """
+        reason, used = str(error).splitlines()[0], self._backend
+        if self.device.type == 'cuda' and _is_out_of_memory(error):
             _LOGGER.warning('device: %s has too little memory (%s); going on, slower, on the CPU: '
                             'choose a smaller input_size, fewer tasks or lighter weights',
                             self.device, reason)
-            torch.cuda.empty_cache()
+            self._backend = None
             self.device, self.precision = torch.device('cpu'), 'fp32'
-            self._build('auto')
-            return
+            return 'auto'
+        if not isinstance(error, BackendError) or used is None or used.name == 'torch':
+            return None
         _LOGGER.warning('backend: failed (%s); going on with torch', reason)
-        self._build('torch')
+        self._backend = None
+        return 'torch'
 
     def _select_tasks(self, names: Iterable[str]) -> tuple[str, ...]:
         choices = self.available_tasks
@@ -298,8 +323,14 @@ def choose_device(name: str) -> torch.device:
     :raises EngineError: naming what this machine has, for one that it has not.
     """
     available = ['cpu', *(f'cuda:{index}' for index in range(torch.cuda.device_count()))]
+    if name == 'auto' and len(available) > 1:
+        problem = _cuda_problem(available[1])
+        if problem is None:
+            return torch.device(available[1])
+        _LOGGER.warning('device: %s cannot be used (%s); going on, slower, on the CPU',
+                        available[1], problem)
     if name == 'auto':
-        return torch.device(available[1] if len(available) > 1 else 'cpu')
+        return torch.device('cpu')
     if not re.fullmatch(r'cpu|cuda(:\d+)?', str(name)):
         raise EngineError(f"device: {name!r} is not known; choose 'auto', 'cpu', 'cuda' or "
                           f"'cuda:N' (available here: {', '.join(available)})")
@@ -307,7 +338,25 @@ def choose_device(name: str) -> torch.device:
     if wanted not in available:
         raise EngineError(f'device: {name!r} is not available; this machine has '
                           f"{', '.join(available)}; choose one of them or 'auto'")
+    problem = None if wanted == 'cpu' else _cuda_problem(wanted)
+    if problem is not None:
+        raise EngineError(f"device: {name!r} cannot be used: {problem}; choose 'cpu' or 'auto'")
     return torch.device(wanted)
+
+
+def _cuda_problem(device: str) -> str | None:
+    """Return why this torch cannot use a device that is there, for want of a driver or kernels."""
+    try:
+        torch.zeros(1, device=device).add_(1).item()
+    except RuntimeError as error:
+        # Being full is another matter: it may be less so later, and there is a way out of it.
+        return None if _is_out_of_memory(error) else str(error).splitlines()[0]
+    return None
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a device is full, for which CUDA and its libraries have errors of their own."""
+    return any(text in str(error) for text in ('out of memory', 'STATUS_ALLOC_FAILED'))
 
 
 def _choose_precision(name: str, device: torch.device) -> str:
@@ -327,6 +376,13 @@ def _choose_precision(name: str, device: torch.device) -> str:
                         name, device, ', '.join(supported))
         return 'fp32'
     return name
+
+
+def _check_focal_length(focal_length: float | None, name: str) -> None:
+    if focal_length is None:
+        return
+    if not isinstance(focal_length, numbers.Real) or not 0 < focal_length < math.inf:
+        raise EngineError(f'{name}: {focal_length!r}; give it in pixels, above 0, or None')
 
 
 def _check_image(image: np.ndarray, name: str = 'image') -> None:

@@ -70,7 +70,7 @@ def export_torchscript(network: FinishedNetwork, path: Path) -> None:
     """Write what torch.jit.load reads."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of tracing: each size that is read is meant as constant
-        network.names()  # merges the masks before they are traced
+        network.network.merge(network.tasks)  # before it is traced
         traced = torch.jit.trace(network, network.example(), check_trace=False)
     with written_whole(path) as temporary:
         traced.save(str(temporary))

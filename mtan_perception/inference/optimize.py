@@ -75,8 +75,7 @@ class OptimizedMTAN(nn.Module):
 
     def logits(self, x: Tensor, tasks: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Return name -> (N, channels, h, w), at the stride of the heads and not yet activated."""
-        wanted = set(self.tasks if tasks is None else tasks)
-        names = tuple(name for name in self.tasks if name in wanted)
+        names = self._names(tasks)
         x, attended = self.maxpool(self.stem(x)), None
         for stage, (body, end) in enumerate(zip(self.bodies, self.ends, strict=True)):
             u = body(x)
@@ -88,6 +87,16 @@ class OptimizedMTAN(nn.Module):
             attended = self._attend(stage, names, u, x, attended)
         return {name: self.heads[name](features)
                 for name, features in zip(names, attended, strict=True)}
+
+    def merge(self, tasks: Iterable[str] | None = None) -> None:
+        """Merge what the tasks have in common, which `logits` otherwise does when it needs it."""
+        for stage in range(len(self.bodies)):
+            self._merge(stage, self._names(tasks))
+
+    def _names(self, tasks: Iterable[str] | None) -> tuple[str, ...]:
+        """Return the tasks in the network's order; all of them for None."""
+        wanted = set(self.tasks if tasks is None else tasks)
+        return tuple(name for name in self.tasks if name in wanted)
 
     def _attend(self, stage: int, names: tuple[str, ...], u: Tensor, p: Tensor,
                 encoded: Iterable[Tensor] | None) -> list[Tensor]:

@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backends: each gives what the plain network gives; which one is taken, and what is said."""
 
+import gc
 import logging
 import subprocess
 import sys
 import time
+import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from mtan_perception.inference.convolution import (
     SplitConvolution,
     WinogradConvolution,
 )
+from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.postprocess import classify, finish, point_normals
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.tasks import NYUV2_TASKS
@@ -314,6 +318,32 @@ def test_weights_out_of_range_are_run_in_fp32(caplog):
     assert TorchBackend(load, CPU, 'bf16', 'optical').precision == 'bf16'
 
 
+def test_features_out_of_range_are_run_in_fp32(caplog):
+    """Weights that fit may still give features that do not."""
+    def load_bright():
+        network = load()
+        network.trunk.bn1.weight.data[:] = 3e4
+        return network
+    backend = torch_backend.TorchBackend(load_bright, CPU, 'fp16', 'optical')
+    assert backend.precision == 'fp32'
+    assert 'features of noise are out of the range of fp16; going on with fp32' in caplog.text
+    assert torch_backend.TorchBackend(load, CPU, 'fp16', 'optical').precision == 'fp16'
+
+
+def test_a_backend_that_is_let_go_frees_its_network_at_once():
+    """On a GPU the next one needs its memory; garbage is collected some time later."""
+    gc.collect()
+    gc.disable()
+    try:
+        backend = torch_backend.TorchBackend(load, CPU, 'bf16', 'optical')
+        backend(torch.randn(1, 3, *SIZE), ('depth',))
+        network = weakref.ref(backend._network)
+        del backend
+        assert network() is None
+    finally:
+        gc.enable()
+
+
 def test_torch_runs_in_bf16():
     backend = build_backend('torch', load, CPU, 'bf16', 'optical')
     x = torch.randn(1, 3, *SIZE)
@@ -363,13 +393,16 @@ class HostTensors(TorchDispatchMode):
 @pytest.mark.parametrize('axes', ['optical', 'nyu'])
 def test_a_cuda_graph_has_no_copy_from_the_host(axes, monkeypatch):
     """It could not be captured. Tensors without content tell where each of them would be."""
-    monkeypatch.setattr(torch_backend, '_hold', lambda network, precision: precision)
-    with FakeTensorMode(), torch.inference_mode():
+    for check in ('_large_weight', '_large_features'):  # no numbers to look at
+        monkeypatch.setattr(torch_backend, check, lambda *_: None)
+    # Not in inference mode, which would hide what composite operations do.
+    with FakeTensorMode(), torch.no_grad():
         backend = torch_backend.TorchBackend(
             lambda: MTANDeepLabv3(NYUV2_TASKS).eval(), torch.device('cuda:0'), 'fp16', axes)
         x = torch.empty(1, 3, *SIZE, device='cuda:0')
+        backend._network.merge()
         with HostTensors() as host:
-            images = backend._finished(x, tuple(NYUV2_TASKS))
+            images = backend._run(x, tuple(NYUV2_TASKS))
     assert host.operations == []
     assert {name: (image.device.type, image.dtype) for name, image in images.items()} == {
         'label': ('cuda', torch.uint8), 'probability': ('cuda', torch.float32),
@@ -407,6 +440,18 @@ def test_cuda_graphs_replay_with_new_images(precision, tolerance):
         assert (found - expected(x, ['depth'])['depth']).abs().max() < tolerance
     assert list(backend(x.cuda(), ('normal',))) == ['normal'] and len(backend._graphs) == 2
     assert backend._captures
+
+
+def test_onnxruntime_on_a_device_without_its_libraries_is_refused():
+    """It would run on the CPU and say nothing."""
+    pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    backend = build_backend('onnxruntime', load, CPU, 'fp32', 'optical')
+    backend._providers = ['CUDAExecutionProvider']
+    with pytest.raises(BackendError, match='took CPUExecutionProvider, as it cannot use CUDA'), \
+            warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        backend(torch.randn(1, 3, 32, 32), ('depth',))
 
 
 @needs_cuda

@@ -21,6 +21,7 @@ from mtan_perception.checkpoint import (
 )
 from mtan_perception.geometry import fit_image
 from mtan_perception.inference import Engine, EngineError
+from mtan_perception.inference.engine import choose_device
 from mtan_perception.inference.errors import BackendError
 
 SIZE = (64, 96)
@@ -345,19 +346,70 @@ def test_a_backend_that_fails_on_a_frame_is_replaced(copier, image, monkeypatch,
     assert 'failed (the runtime is broken); going on with torch' in caplog.text
 
 
-def test_a_device_too_small_is_replaced_by_the_cpu(copier, image, monkeypatch, caplog):
+@pytest.mark.parametrize('error', [
+    torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'),
+    RuntimeError('CUDA error: out of memory'), RuntimeError('CUBLAS_STATUS_ALLOC_FAILED')])
+def test_a_device_too_small_is_replaced_by_the_cpu(copier, image, monkeypatch, caplog, error):
     """Out of memory on CUDA: the warning says what would help."""
     class Full(Copy):
 
         def __call__(self, x, tasks):
             copier.device = torch.device('cuda:0')  # as if it had run there
-            raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+            raise error
     monkeypatch.setattr('mtan_perception.inference.engine.build_backend', lambda *_: Copy())
     copier._backend = Full()
     with caplog.at_level(logging.WARNING):
         assert copier.infer(image).depth is not None
     assert copier.device == torch.device('cpu') and copier.precision == 'fp32'
     assert 'cuda:0 has too little memory' in caplog.text and 'smaller input_size' in caplog.text
+
+
+def test_a_backend_and_then_its_device_are_replaced(copier, image, monkeypatch, caplog):
+    """What takes the place of the one that failed may fail as well, when it is built."""
+    class Broken(Copy):
+
+        def __call__(self, x, tasks):
+            copier.device = torch.device('cuda:0')
+            raise BackendError('the runtime is broken')
+    asked = []
+
+    def build(name, load, device, *_):
+        asked.append((name, device.type))
+        if device.type == 'cuda':
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
+        return Copy()
+    monkeypatch.setattr('mtan_perception.inference.engine.build_backend', build)
+    copier._backend = Broken()
+    assert copier.infer(image).depth is not None
+    assert asked == [('torch', 'cuda'), ('auto', 'cpu')]
+
+
+def test_other_errors_come_out_and_leave_the_engine_as_it_is(copier, image):
+    """They are no reason to go on more slowly for ever."""
+    class Odd(Copy):
+
+        def __call__(self, x, tasks):
+            raise RuntimeError('odd')
+    odd = copier._backend = Odd()
+    with pytest.raises(RuntimeError, match='odd'):
+        copier.infer(image)
+    assert copier._backend is odd
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='needs a CUDA device that cannot be used')
+def test_a_device_that_this_torch_cannot_use_is_left_alone(monkeypatch, caplog):
+    """Its driver may be too old, or itself: it is counted all the same."""
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    assert choose_device('auto') == torch.device('cpu')
+    assert 'device: cuda:0 cannot be used (' in caplog.text
+    with pytest.raises(EngineError, match=r"device: 'cuda' cannot be used: .*; choose 'cpu' or"):
+        choose_device('cuda')
+
+
+@pytest.mark.parametrize('focal_length', [0, -1.0, float('nan'), float('inf'), '500'])
+def test_a_focal_length_that_is_none_is_refused(copier, image, focal_length):
+    with pytest.raises(EngineError, match=r'focal_lengths\[0\]: .*; give it in pixels, above 0'):
+        copier.infer(image, focal_length=focal_length)
 
 
 def test_random_weights_say_so_and_choose_the_defaults(caplog):

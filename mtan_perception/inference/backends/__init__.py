@@ -64,7 +64,7 @@ def build_backend(name: str, load: Callable[[], MTANDeepLabv3], device: torch.de
 
 def _order(name: str, device: torch.device, precision: str) -> list[str]:
     """Return the backends to try; torch, which always can, comes last."""
-    if name == 'auto' and device.type == 'cpu' and precision == 'fp32':
+    if name == 'auto' and device.type == 'cpu':
         return ['openvino', 'torch']
     if name == 'auto':  # on CUDA torch is fastest and builds in no time
         return ['torch']

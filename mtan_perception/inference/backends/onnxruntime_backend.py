@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mtan_perception import __version__
-from mtan_perception.inference.artefacts import artefact_folder, fingerprint, provide
+from mtan_perception.inference.artefacts import fingerprint, provide
 from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.export import export_onnx, FinishedNetwork
@@ -24,6 +24,8 @@ _LOGGER = logging.getLogger(__name__)
 _DTYPES = {'fp32': torch.float32, 'fp16': torch.float16}
 _RESULTS = {'tensor(float)': torch.float32, 'tensor(uint8)': torch.uint8}
 _ELEMENTS = {torch.float32: np.float32, torch.uint8: np.uint8}
+_TENSORRT, _CUDA, _CPU = (
+    f'{name}ExecutionProvider' for name in ('Tensorrt', 'CUDA', 'CPU'))
 _MAX_SESSIONS = 3  # each holds weights of its own
 
 
@@ -47,9 +49,8 @@ class ONNXRuntimeBackend:
                                f'onnxruntime (for CUDA onnxruntime-gpu)') from error
         if precision not in (_DTYPES if device.type == 'cuda' else ('fp32',)):
             raise BackendError(f'it does not run in {precision} on {device}')
-        self._providers = _choose_providers(
-            onnxruntime.get_available_providers(), device, precision)
-        _LOGGER.info('onnxruntime: %s', ', '.join(name for name, _ in self._providers))
+        self._providers = _choose_providers(onnxruntime.get_available_providers(), device)
+        _LOGGER.info('onnxruntime: %s', ', '.join(self._providers))
         self.precision, self._axes, self._device = precision, axes, device
         self._runtime = onnxruntime
         self._network = OptimizedMTAN(load()).to(device, _DTYPES[precision])
@@ -75,7 +76,10 @@ class ONNXRuntimeBackend:
                 bind(name, *where, _ELEMENTS[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         if self._device.type == 'cuda':
             torch.cuda.synchronize(self._device)  # the session has a stream of its own
-        session.run_with_iobinding(binding)
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:  # as above
+            raise BackendError(f'onnxruntime failed: {error}') from error
         return results
 
     def _build(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
@@ -90,23 +94,36 @@ class ONNXRuntimeBackend:
             options.intra_op_num_threads = torch.get_num_threads()
             # Spinning threads take the cores from everything else on the robot.
             options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-            return self._runtime.InferenceSession(str(path), options, self._providers)
+            session = self._runtime.InferenceSession(str(path), options, [
+                (name, self._options(name, path.parent)) for name in self._providers])
         except Exception as error:  # the runtime's own errors have no common class
             raise BackendError(f'onnxruntime cannot build the network: {error}') from error
+        taken = session.get_providers()[0]
+        if taken not in self._providers:  # it is silent about libraries that do not load
+            raise BackendError(f'onnxruntime took {taken}, as it cannot use '
+                               f'{" or ".join(self._providers)} here')
+        return session
+
+    def _options(self, provider: str, folder: Path) -> dict[str, Any]:
+        """
+        Return a provider's options.
+
+        :param folder: the model's own, for TensorRT's engines. It tells those of one model apart,
+            but not models, nor weights.
+        """
+        if provider == _CPU:
+            return {}
+        options: dict[str, Any] = {'device_id': self._device.index}
+        if provider == _TENSORRT:
+            options |= {'trt_engine_cache_enable': True, 'trt_engine_cache_path': str(folder),
+                        'trt_fp16_enable': self.precision == 'fp16'}
+        return options
 
 
-def _choose_providers(available: list[str], device: torch.device,
-                      precision: str) -> list[tuple[str, dict]]:
-    """Return the providers for the device, the fastest first, with their options."""
-    if device.type == 'cpu':
-        return [('CPUExecutionProvider', {})]
-    cache = str(Path(artefact_folder()) / 'tensorrt')
-    wanted = [
-        ('TensorrtExecutionProvider', {
-            'device_id': device.index, 'trt_engine_cache_enable': True,
-            'trt_engine_cache_path': cache, 'trt_fp16_enable': precision == 'fp16'}),
-        ('CUDAExecutionProvider', {'device_id': device.index})]
-    found = [(name, options) for name, options in wanted if name in available]
+def _choose_providers(available: list[str], device: torch.device) -> list[str]:
+    """Return the providers for the device, the fastest first."""
+    wanted = [_CPU] if device.type == 'cpu' else [_TENSORRT, _CUDA]
+    found = [name for name in wanted if name in available]
     if not found:
         raise BackendError(f'it has no provider for {device} (it has {", ".join(available)}); '
                            'install onnxruntime-gpu in place of onnxruntime')

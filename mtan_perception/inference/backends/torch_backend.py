@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch: on a CPU with Winograd convolutions, on CUDA in half precision as CUDA graphs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 import logging
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.convolution import Convolution, cpu_convolution
+from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.mapped_weights import optimize_mapped
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import finish
@@ -19,8 +21,12 @@ _LOGGER = logging.getLogger(__name__)
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 
-# A graph holds the memory of its activations: keep those of the last few sizes and sets of tasks.
+# The graphs of the last few sizes and sets of tasks are kept, of as many images at most. More at
+# once give the device enough to do for each kernel that is launched.
 _MAX_GRAPHS = 8
+_MAX_BATCH = 4
+_PROBE = 128
+"""Side in pixels of the noise that shows whether a precision holds a network's features."""
 
 
 class TorchBackend:
@@ -29,61 +35,73 @@ class TorchBackend:
 
     :param compiled: let torch.compile fuse what it can; it needs a C++ compiler, and minutes.
 
-    Weights that leave the range of the precision are run in fp32, with a warning.
+    Weights or features that leave the range of the precision are run in fp32, with a warning.
     """
 
     def __init__(self, load: Callable[[], MTANDeepLabv3], device: torch.device, precision: str,
                  axes: str, compiled: bool = False) -> None:
         self.name = 'compile' if compiled else 'torch'
-        self.precision, self._device, self._axes = precision, device, axes
+        self._device = device
         # Winograd's sums cancel, which half precision does not stand; torch.compile and tensor
         # cores do better with plain convolutions.
         if compiled or device.type != 'cpu' or precision != 'fp32':
-            network = OptimizedMTAN(load(), Convolution)
-            self.precision = _hold(network, precision)
+            self.precision, network = _fit_precision(load, device, precision)
         else:
-            network = optimize_mapped(load(), cpu_convolution, torch.channels_last)
-        self._dtype = DTYPES[self.precision]
-        # Convolutions on CPUs and on tensor cores work on this layout and convert from others.
-        self._network = network.to(device, self._dtype, memory_format=torch.channels_last)
-        self._run = torch.compile(self._finished, dynamic=False) if compiled else self._finished
+            # Convolutions on CPUs and on tensor cores work on this layout, convert from others.
+            self.precision, network = precision, optimize_mapped(
+                load(), cpu_convolution, torch.channels_last).to(
+                    memory_format=torch.channels_last)
+        dtype = DTYPES[self.precision]
+
+        # No method: as one it would keep the network alive until the next garbage collection.
+        def run(x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+            size = tuple(x.shape[-2:])
+            x = x.to(dtype, memory_format=torch.channels_last)
+            return finish(network.logits(x, tasks), size, axes)
+        self._network = network
+        self._run = _compile(run) if compiled else run
         self._captures = device.type == 'cuda'
         self._graphs: LatestUsed[Callable[[Tensor], dict[str, Tensor]]] = LatestUsed(_MAX_GRAPHS)
+        self._pool: tuple[int, int] | None = None
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
-        """Return the finished images of the tasks."""
-        if not self._captures or x.shape[0] > 1:
-            return self._run(x, tasks)
-        try:
-            graph = self._graphs.use((tuple(x.shape), tasks), lambda: self._capture(x, tasks))
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
+        """Return the finished images of the tasks, in memory that the next call may use."""
+        self._network.merge(tasks)  # once, and not while it is compiled or captured
+        if self._captures and x.shape[0] <= _MAX_BATCH:
+            try:
+                return self._graphs.use(
+                    (tuple(x.shape), tasks), lambda: self._capture(x, tasks))(x)
+            except BackendError:
+                raise
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
             self._captures = False
+            self._graphs.clear()
+            torch.cuda.empty_cache()
             _LOGGER.warning('no CUDA graph (%s); going on without, each kernel launched by itself',
-                            str(error).splitlines()[0])
-            return self._run(x, tasks)
-        return graph(x)
-
-    def _finished(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
-        size = tuple(x.shape[-2:])
-        x = x.to(self._dtype, memory_format=torch.channels_last)
-        return finish(self._network.logits(x, tasks), size, self._axes)
+                            reason)
+        return self._run(x, tasks)
 
     def _capture(self, x: Tensor, tasks: tuple[str, ...]) -> Callable[[Tensor], dict[str, Tensor]]:
         """Return a call that replays the kernels, without the time to launch each of them."""
         _LOGGER.info('capturing a CUDA graph of %s at %dx%d', ', '.join(tasks), *x.shape[-2:])
-        inputs = x.clone()
-        stream = torch.cuda.Stream(self._device)
+        run, inputs = self._run, x.clone()
+        if self._pool is None:
+            # One for all graphs: they run one at a time, and what one gives is used before the
+            # next one runs.
+            self._pool = torch.cuda.graph_pool_handle()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # cuDNN chooses its kernels, torch.compile compiles
-                self._run(inputs, tasks)
-        torch.cuda.current_stream(self._device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device), torch.cuda.graph(graph):
-            outputs = self._run(inputs, tasks)
+        with _measured_kernels():
+            with torch.cuda.stream(stream):
+                for _ in range(3):  # cuDNN chooses its kernels, torch.compile compiles
+                    run(inputs, tasks)
+            torch.cuda.current_stream(self._device).wait_stream(stream)
+            # Without a stream of this device it would be one of the first device that was used.
+            with torch.cuda.device(self._device), torch.cuda.graph(
+                    graph, pool=self._pool, stream=stream):
+                outputs = run(inputs, tasks)
 
         def replay(x: Tensor) -> dict[str, Tensor]:
             inputs.copy_(x)
@@ -92,11 +110,63 @@ class TorchBackend:
         return replay
 
 
-def _hold(network: OptimizedMTAN, precision: str) -> str:
-    """Return the precision, or fp32 with a warning where it cannot hold the weights."""
+@contextmanager
+def _measured_kernels() -> Iterator[None]:
+    """Let cuDNN choose its kernels by their time; outside that is the program's own choice."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _compile(run: Callable) -> Callable:
+    """Return it compiled; it raises BackendError where the compiler fails."""
+    from torch._dynamo.exc import TorchDynamoException
+    compiled = torch.compile(run, dynamic=False)
+
+    def attempt(x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+        try:
+            return compiled(x, tasks)
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+        raise BackendError(f'torch.compile: {reason}')
+    return attempt
+
+
+def _fit_precision(load: Callable[[], MTANDeepLabv3], device: torch.device,
+                   precision: str) -> tuple[str, OptimizedMTAN]:
+    """Return the precision, or fp32 with a warning where it does not do, and the network in it."""
+    network, misfit = _in_precision(load, device, precision)
+    if misfit is None or precision == 'fp32':
+        return precision, network
+    del network
+    _LOGGER.warning('precision: %s out of the range of %s; going on with fp32', misfit, precision)
+    return 'fp32', _in_precision(load, device, 'fp32')[0]
+
+
+def _in_precision(load: Callable[[], MTANDeepLabv3], device: torch.device,
+                  precision: str) -> tuple[OptimizedMTAN, str | None]:
+    """Return the network, and what of it the precision cannot hold."""
+    network = OptimizedMTAN(load(), Convolution)
+    misfit = _large_weight(network, precision)
+    network.to(device, DTYPES[precision], memory_format=torch.channels_last)
+    return network, misfit or _large_features(network, device, precision)
+
+
+def _large_weight(network: OptimizedMTAN, precision: str) -> str | None:
     largest = max(tensor.abs().max().item() for tensor in network.state_dict().values())
-    if largest <= torch.finfo(DTYPES[precision]).max:
-        return precision
-    _LOGGER.warning('precision: a weight of %.3g is out of the range of %s; going on with fp32',
-                    largest, precision)
-    return 'fp32'
+    fits = largest <= torch.finfo(DTYPES[precision]).max
+    return None if fits else f'a weight of {largest:.3g} is'
+
+
+@torch.inference_mode()
+def _large_features(network: OptimizedMTAN, device: torch.device, precision: str) -> str | None:
+    if precision != 'fp16':  # the others reach as far as float32
+        return None
+    noise = torch.randn(1, 3, _PROBE, _PROBE, generator=torch.Generator().manual_seed(0))
+    logits = network.logits(noise.to(device, torch.float16, memory_format=torch.channels_last))
+    if all(part.isfinite().all() for part in logits.values()):
+        return None
+    return 'features of noise are'

@@ -11,6 +11,7 @@ each answer: its result, or why there is none.
 import json
 from pathlib import Path
 import resource
+import statistics
 import sys
 import time
 from typing import Any
@@ -19,6 +20,8 @@ import numpy as np
 import torch
 
 from mtan_perception.inference.benchmark.contenders import prepare
+
+_GPU_RUNS = 20
 
 
 class Worker:
@@ -40,9 +43,13 @@ class Worker:
         self.measure()  # some runtimes tune themselves on a second run
         return seconds
 
-    @torch.inference_mode()
     def measure(self) -> float:
-        """Run once; return the seconds."""
+        """Return the seconds of a run; on a GPU, which has to get up to speed, of several."""
+        return statistics.median(
+            self._time() for _ in range(_GPU_RUNS if self._device.type == 'cuda' else 1))
+
+    @torch.inference_mode()
+    def _time(self) -> float:
         self._synchronize()
         start = time.perf_counter()
         self._maps = self._run()
