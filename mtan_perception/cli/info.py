@@ -3,6 +3,10 @@
 """``mtan info``: print the card of a weights file."""
 
 import argparse
+import textwrap
+from typing import Any
+
+_WIDTH = 120
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -14,7 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print one line for each entry of the card."""
+    """Print each entry of the card, on further lines where one is too short."""
     from mtan_perception.checkpoint import read_card
     card = read_card(args.weights)
     entries = {
@@ -28,7 +32,20 @@ def run(args: argparse.Namespace) -> None:
         'depth unit': card.depth_unit,
         'normal axes': card.normal_axes,
     }
-    entries |= {f'training {name}': value for name, value in card.training.items()}
+    for name, value in card.training.items():
+        entries |= _lines(f'training {name}', value)
     width = max(map(len, entries))
     for name, value in entries.items():
-        print(f'{name:{width}}  {value}')
+        print(textwrap.fill(value, _WIDTH, initial_indent=f'{name:{width}}  ',
+                            subsequent_indent=' ' * (width + 2)))
+
+
+def _lines(name: str, value: Any) -> dict[str, str]:
+    """Return what is to be said of a value by its name, each table within a table by its own."""
+    if not isinstance(value, dict):
+        return {name: str(value)}
+    plain = {key: part for key, part in value.items() if not isinstance(part, dict)}
+    lines = {name: ', '.join(f'{key}={part}' for key, part in plain.items())} if plain else {}
+    for key in (key for key in value if key not in plain):
+        lines |= _lines(f'{name} {key}', value[key])
+    return lines

@@ -3,6 +3,7 @@
 """``mtan predict``: run the network on image files and write what it sees."""
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument('--depth-range', nargs=2, type=float, default=(0.1, 10.0),
                         metavar=('MIN', 'MAX'),
                         help='depth outside is unknown, in metres (default 0.1 10)')
+    parser.add_argument('--focal-length', type=float, metavar='PIXELS',
+                        help="the camera's, at the size of the images; without it depth is that "
+                             'of the camera that the weights were trained for')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -49,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
                     args.tasks.split(',') if args.tasks else None,
                     parse_size(args.input_size) if args.input_size else None)
     engine.depth_range = args.depth_range
+    _check_focal_length(args.focal_length, engine)
     args.out.mkdir(parents=True, exist_ok=True)
     rows, unreadable = [], []
     for path in args.images:
@@ -56,11 +61,13 @@ def run(args: argparse.Namespace) -> None:
         if image is None:
             unreadable.append(str(path))
             continue
-        prediction = engine.infer(image)
+        prediction = engine.infer(image, focal_length=args.focal_length)
         pictures = _pictures(prediction, engine)
         _write_outputs(args.out / path.stem, prediction, pictures)
         if len(rows) < _SHEET_ROWS:
-            rows.append([(path.name, prediction.image), *pictures.items()])
+            captions = {'depth': f'depth {args.depth_range[0]:g}-{args.depth_range[1]:g} m'}
+            rows.append([(path.name, prediction.image), *(
+                (captions.get(name, name), picture) for name, picture in pictures.items())])
         milliseconds = 1000 * sum(prediction.timings.values())
         height, width = prediction.image.shape[:2]
         print(f'{path}: {height}x{width}, {milliseconds:.0f} ms')
@@ -80,6 +87,17 @@ def _check_names(paths: list[Path]) -> None:
         if other is not path:
             raise ValueError(f'{other} and {path} would both be written to {path.stem}_*; '
                              'predict them into different folders')
+
+
+def _check_focal_length(focal_length: float | None, engine) -> None:
+    """Raise ValueError if depth cannot be corrected by it."""
+    if focal_length is None:
+        return
+    if not 0 < focal_length < math.inf:
+        raise ValueError(f'--focal-length: {focal_length:g}; give it in pixels, above 0')
+    if not engine.corrects_depth:
+        raise ValueError('--focal-length: these weights do not say which camera their depth is '
+                         'for (mtan info); leave it out')
 
 
 def _read_image(path: Path) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `mtan` command: import, info, help and errors."""
 
+from dataclasses import replace
 import subprocess
 import sys
 
@@ -86,6 +87,22 @@ def test_info_prints_the_card(tmp_path, capsys):
     for text in ('segmentation:13, depth:1, normal:3', 'resnet18', '288x384', 'bed, books',
                  'metre', 'optical'):
         assert text in printed
+
+
+def test_info_prints_tables_by_their_names(tmp_path, capsys):
+    """Figures and configuration of a training, each name once, on lines that fit a screen."""
+    network, card = load_network('random')
+    card = replace(card, training={
+        'steps': 5, 'validation': {'depth': {'rel': 0.15, 'abs': 0.34}},
+        'configuration': {**{f'option_{i}': i for i in range(30)}, 'losses': {'depth': 'huber'}}})
+    save_checkpoint(tmp_path / 'w.safetensors', network, card)
+    assert main(['info', str(tmp_path / 'w.safetensors')]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    said = [' '.join(line.split()) for line in lines]
+    for text in ('training steps 5', 'training validation depth rel=0.15, abs=0.34',
+                 'training configuration losses depth=huber'):
+        assert text in said
+    assert max(map(len, lines)) <= 120 and 'option_29=29' in '\n'.join(lines)
 
 
 def test_info_of_a_missing_file_is_one_line_and_exit_code_2(tmp_path):

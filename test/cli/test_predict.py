@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """``mtan predict``: the files it writes, and what it says about those it cannot read."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
+from mtan_perception.checkpoint import load_network, save_checkpoint
 from mtan_perception.cli.main import main
 
 
@@ -18,9 +21,9 @@ def photo(tmp_path):
     return path
 
 
-def predict(*arguments):
-    """Run the command on a small input size with random weights; return its exit code."""
-    return main(['predict', *map(str, arguments), '--weights', 'random', '--device', 'cpu',
+def predict(*arguments, weights='random'):
+    """Run the command on a small input size; return its exit code."""
+    return main(['predict', *map(str, arguments), '--weights', str(weights), '--device', 'cpu',
                  '--input-size', '48x64'])
 
 
@@ -44,6 +47,19 @@ def test_every_output_is_written(photo, tmp_path, capsys):
     sheet = cv2.imread(str(out / 'contact_sheet.png'))
     assert sheet.shape[1] > 4 * 64 > sheet.shape[0]
     assert 'photo.png: 48x64, ' in capsys.readouterr().out
+
+
+def test_depth_is_corrected_by_the_focal_length(photo, tmp_path):
+    """Twice the focal length, twice the depth; the sheet is written all the same."""
+    network, card = load_network('random')
+    save_checkpoint(tmp_path / 'w.safetensors', network, replace(card, focal_length=100.0))
+    depths = []
+    for focal_length in (100, 200):
+        out = tmp_path / str(focal_length)
+        assert predict(photo, '--out', out, '--tasks', 'depth', '--depth-range', '0.0001', '10000',
+                       '--focal-length', focal_length, weights=tmp_path / 'w.safetensors') == 0
+        depths.append(np.load(out / 'photo_depth.npy'))
+    assert depths[1] == pytest.approx(2 * depths[0], rel=1e-5)
 
 
 def test_only_wanted_tasks_are_written(photo, tmp_path):
@@ -71,6 +87,8 @@ def test_a_bad_image_does_not_stop_the_others(photo, tmp_path, capfd):
     (['--weights', 'absent.safetensors'], 'absent.safetensors: cannot be opened'),
     (['--input-size', 'big'], "--input-size: 'big'; write HEIGHTxWIDTH"),
     (['--depth-range', '5', '1'], r'depth_range: (5.0, 1.0)'),
+    (['--focal-length', '-5'], '--focal-length: -5; give it in pixels, above 0'),
+    (['--focal-length', '500'], 'these weights do not say which camera'),
     (['other/photo.jpg'], 'would both be written to photo_*'),
 ])
 def test_a_bad_argument_is_one_line_and_nothing_is_written(
