@@ -16,6 +16,7 @@ from torch import nn, Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mtan_perception.checkpoint import CheckpointError, save_checkpoint, start_from
+from mtan_perception.inference.engine import choose_device
 from mtan_perception.network.dilated_resnet import load_pretrained
 from mtan_perception.tasks import SEGMENTATION
 from mtan_perception.training import distributed
@@ -499,18 +500,11 @@ def thin(batch: Mapping[str, Tensor], stride: int) -> tuple[dict[str, Tensor], t
 
 
 def _choose_device(name: str, local_rank: int) -> torch.device:
-    count = torch.cuda.device_count()
-    if name == 'auto':
-        name = 'cuda' if count else 'cpu'
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device: {name!r}; choose 'auto', 'cpu', 'cuda' or 'cuda:N'") from None
+    """Return the device of a process, of which each of several on a machine has its own."""
+    if local_rank and name in ('auto', 'cuda') and torch.cuda.device_count():
+        name = f'cuda:{local_rank}'
+    device = choose_device(name)
     if device.type == 'cuda':
-        device = torch.device('cuda', local_rank if device.index is None else device.index)
-        if device.index >= count:
-            raise ValueError(f'device: {device} is not there; this machine has {count} CUDA '
-                             "device(s); choose 'auto' or 'cpu'")
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True  # a stage's sizes never change
     return device
