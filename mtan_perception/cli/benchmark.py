@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         _write(args.json, report)
     if measure_node is not None:
         from mtan_perception.inference.benchmark.comparison import describe_host, versions
-        from mtan_perception.inference.engine import choose_device
+        from mtan_perception.inference.devices import choose_device
         about = {'host': describe_host(str(choose_device(args.device))), 'versions': versions()}
         report = about | report | {'node': measure_node(
             _NODE_SIZES[:1] if args.quick else _NODE_SIZES,
@@ -99,7 +99,7 @@ def _run_network(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the network and print the table; return the report."""
     sizes, names = _sizes(args), _names(args)
     from mtan_perception.inference.benchmark import comparison
-    from mtan_perception.inference.engine import choose_device
+    from mtan_perception.inference.devices import choose_device
     device = str(choose_device(args.device))
     precision = args.precision
     if precision == 'auto':

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
 
     from mtan_perception.cli.png import write_png
     from mtan_perception.geometry import NORMAL_SIGNS
-    from mtan_perception.inference.engine import choose_device
+    from mtan_perception.inference.devices import choose_device
     from mtan_perception.labels import NYUV2_13
     from mtan_perception.synthetic import render
     from mtan_perception.visualization import contact_sheet

@@ -8,7 +8,6 @@ import logging
 import math
 import numbers
 import os
-import re
 import time
 from typing import TypeVar
 
@@ -19,7 +18,11 @@ from torch import Tensor
 from mtan_perception.checkpoint import load_network, read_card
 from mtan_perception.geometry import correct_depth, Fit, fit_image
 from mtan_perception.inference.backends import Backend, build_backend
-from mtan_perception.inference.backends.torch_backend import DTYPES
+from mtan_perception.inference.devices import (
+    choose_device,
+    choose_precision,
+    is_out_of_memory,
+)
 from mtan_perception.inference.errors import BackendError, EngineError
 from mtan_perception.inference.postprocess import copy_to_host, limit_confidence, limit_depth
 from mtan_perception.inference.prediction import Prediction
@@ -58,7 +61,7 @@ class Engine:
                  tasks: Iterable[str] | None = None,
                  input_size: tuple[int, int] | None = None, backend: str = 'auto') -> None:
         self.device = choose_device(device)
-        self.precision = _choose_precision(precision, self.device)
+        self.precision = choose_precision(precision, self.device)
         self.card = read_card(weights)
         if str(weights) == 'random':
             _LOGGER.warning("weights 'random': the network is untrained and its outputs mean "
@@ -274,7 +277,7 @@ class Engine:
         :returns: the backend to go on with, None where nothing is left to try.
         """
         reason, used = str(error).splitlines()[0], self._backend
-        if self.device.type == 'cuda' and _is_out_of_memory(error):
+        if self.device.type == 'cuda' and is_out_of_memory(error):
             _LOGGER.warning('device: %s has too little memory (%s); going on, slower, on the CPU: '
                             'choose a smaller input_size, fewer tasks or lighter weights',
                             self.device, reason)
@@ -314,68 +317,6 @@ class _Stopwatch:
         now = time.perf_counter()
         self.laps[name] = (now - self._start) / self._count
         self._start = now
-
-
-def choose_device(name: str) -> torch.device:
-    """
-    Return the device for 'auto', 'cpu', 'cuda' or 'cuda:N'.
-
-    :raises EngineError: naming what this machine has, for one that it has not.
-    """
-    available = ['cpu', *(f'cuda:{index}' for index in range(torch.cuda.device_count()))]
-    if name == 'auto' and len(available) > 1:
-        problem = _cuda_problem(available[1])
-        if problem is None:
-            return torch.device(available[1])
-        _LOGGER.warning('device: %s cannot be used (%s); going on, slower, on the CPU',
-                        available[1], problem)
-    if name == 'auto':
-        return torch.device('cpu')
-    if not re.fullmatch(r'cpu|cuda(:\d+)?', str(name)):
-        raise EngineError(f"device: {name!r} is not known; choose 'auto', 'cpu', 'cuda' or "
-                          f"'cuda:N' (available here: {', '.join(available)})")
-    wanted = 'cuda:0' if name == 'cuda' else str(name)
-    if wanted not in available:
-        raise EngineError(f'device: {name!r} is not available; this machine has '
-                          f"{', '.join(available)}; choose one of them or 'auto'")
-    problem = None if wanted == 'cpu' else _cuda_problem(wanted)
-    if problem is not None:
-        raise EngineError(f"device: {name!r} cannot be used: {problem}; choose 'cpu' or 'auto'")
-    return torch.device(wanted)
-
-
-def _cuda_problem(device: str) -> str | None:
-    """Return why this torch cannot use a device that is there, for want of a driver or kernels."""
-    try:
-        torch.zeros(1, device=device).add_(1).item()
-    except RuntimeError as error:
-        # Being full is another matter: it may be less so later, and there is a way out of it.
-        return None if _is_out_of_memory(error) else str(error).splitlines()[0]
-    return None
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether a device is full, for which CUDA and its libraries have errors of their own."""
-    return any(text in str(error) for text in ('out of memory', 'STATUS_ALLOC_FAILED'))
-
-
-def _choose_precision(name: str, device: torch.device) -> str:
-    if name not in ('auto', *DTYPES):
-        raise EngineError(f"precision: {name!r} is not known; choose 'auto', "
-                          f"{', '.join(map(repr, DTYPES))}")
-    supported = ['fp32', 'bf16']
-    if device.type == 'cuda':
-        supported = ['fp32', 'fp16']
-        # Older devices only emulate bf16, slower than fp32.
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            supported.append('bf16')
-    if name == 'auto':
-        return 'fp16' if device.type == 'cuda' else 'fp32'
-    if name not in supported:
-        _LOGGER.warning('precision: %s is not supported on %s (%s are); going on with fp32',
-                        name, device, ', '.join(supported))
-        return 'fp32'
-    return name
 
 
 def _check_focal_length(focal_length: float | None, name: str) -> None:

@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mtan_perception.checkpoint import CheckpointError, save_checkpoint, start_from
-from mtan_perception.inference.engine import choose_device
+from mtan_perception.inference.devices import choose_device
 from mtan_perception.network.dilated_resnet import load_pretrained
 from mtan_perception.tasks import SEGMENTATION
 from mtan_perception.training import distributed

@@ -21,7 +21,7 @@ from mtan_perception.checkpoint import (
 )
 from mtan_perception.geometry import fit_image
 from mtan_perception.inference import Engine, EngineError
-from mtan_perception.inference.engine import choose_device
+from mtan_perception.inference.devices import choose_device
 from mtan_perception.inference.errors import BackendError
 
 SIZE = (64, 96)

@@ -14,6 +14,7 @@ from torch import Tensor
 from mtan_perception import __version__
 from mtan_perception.inference.artefacts import fingerprint, provide
 from mtan_perception.inference.backends.latest_used import LatestUsed
+from mtan_perception.inference.devices import DTYPES
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.export import export_onnx, FinishedNetwork
 from mtan_perception.inference.optimize import OptimizedMTAN
@@ -21,7 +22,7 @@ from mtan_perception.network import MTANDeepLabv3
 
 _LOGGER = logging.getLogger(__name__)
 
-_DTYPES = {'fp32': torch.float32, 'fp16': torch.float16}
+_PRECISIONS = {'cpu': ('fp32',), 'cuda': ('fp32', 'fp16')}
 _RESULTS = {'tensor(float)': torch.float32, 'tensor(uint8)': torch.uint8}
 _ELEMENTS = {torch.float32: np.float32, torch.uint8: np.uint8}
 _TENSORRT, _CUDA, _CPU = (
@@ -47,13 +48,13 @@ class ONNXRuntimeBackend:
         except ImportError as error:
             raise BackendError(f'{error}; install them with: python3 -m pip install onnx '
                                f'onnxruntime (for CUDA onnxruntime-gpu)') from error
-        if precision not in (_DTYPES if device.type == 'cuda' else ('fp32',)):
+        if precision not in _PRECISIONS[device.type]:
             raise BackendError(f'it does not run in {precision} on {device}')
         self._providers = _choose_providers(onnxruntime.get_available_providers(), device)
         _LOGGER.info('onnxruntime: %s', ', '.join(self._providers))
         self.precision, self._axes, self._device = precision, axes, device
         self._runtime = onnxruntime
-        self._network = OptimizedMTAN(load()).to(device, _DTYPES[precision])
+        self._network = OptimizedMTAN(load()).to(device, DTYPES[precision])
         self._weights = fingerprint(self._network.state_dict())
         self._sessions: LatestUsed[Any] = LatestUsed(_MAX_SESSIONS)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.convolution import Convolution, cpu_convolution
+from mtan_perception.inference.devices import DTYPES
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.mapped_weights import optimize_mapped
 from mtan_perception.inference.optimize import OptimizedMTAN
@@ -18,8 +19,6 @@ from mtan_perception.inference.postprocess import finish
 from mtan_perception.network import MTANDeepLabv3
 
 _LOGGER = logging.getLogger(__name__)
-
-DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 # The graphs of the last few sizes and sets of tasks are kept, of as many images at most. More at
 # once give the device enough to do for each kernel that is launched.
