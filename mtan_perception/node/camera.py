@@ -24,6 +24,7 @@ from mtan_perception.node.camera_info import (
     describe,
     identity,
     is_distorted,
+    of_image,
 )
 from mtan_perception.node.cloud_outputs import obstacles_message, points_message
 from mtan_perception.node.diagnostics import describe_stages, Statistics
@@ -258,6 +259,7 @@ class Camera:
         known = self._calibration
         if known is not None and known[0] == key:
             return known[1]
+        camera_info = of_image(camera_info, image_size)
         if not self._serves(camera_info, image_size):
             return None
         calibration = Calibration.of(camera_info, fit_image(image_size, input_size))

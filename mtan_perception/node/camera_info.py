@@ -49,6 +49,38 @@ def projection(camera_info: CameraInfo) -> np.ndarray:
     return p[:, :3].copy() if p.any() else np.reshape(camera_info.k, (3, 3)).copy()
 
 
+def of_image(camera_info: CameraInfo, size: tuple[int, int]) -> CameraInfo:
+    """
+    Return the CameraInfo of the image itself, where that is not the whole of the sensor's.
+
+    A camera that sends a region of interest, or joins its pixels (binning), says so in a
+    CameraInfo that else is of the full resolution: see sensor_msgs/CameraInfo, and
+    image_geometry's PinholeCameraModel, which this follows.
+
+    :param size: (height, width) of the image; one that neither explains leaves all as it is.
+    """
+    roi = camera_info.roi
+    binning = max(camera_info.binning_x, 1), max(camera_info.binning_y, 1)
+    width = (roi.width or camera_info.width) // binning[0]
+    height = (roi.height or camera_info.height) // binning[1]
+    if (height, width) != size or size == (camera_info.height, camera_info.width):
+        return camera_info
+    k, p = np.reshape(camera_info.k, (3, 3)).copy(), np.reshape(camera_info.p, (3, 4)).copy()
+    for matrix in (k, p):
+        if matrix.any():  # else P stands for K
+            matrix[:2, 2] -= roi.x_offset, roi.y_offset
+            matrix[:2] /= np.reshape(binning, (2, 1))
+    return _with(camera_info, height=height, width=width, k=k.ravel(), p=p.ravel(),
+                 binning_x=0, binning_y=0, roi=RegionOfInterest(do_rectify=roi.do_rectify))
+
+
+def _with(camera_info: CameraInfo, **fields) -> CameraInfo:
+    """Return a copy with other values for some fields."""
+    # Field by field: copy.deepcopy would take twice as long.
+    return CameraInfo(**{name: getattr(camera_info, name)
+                         for name in camera_info.get_fields_and_field_types()} | fields)
+
+
 def scale_camera_info(camera_info: CameraInfo, fit: Fit) -> CameraInfo:
     """
     Scale K, P, the region of interest and the size, as image_proc's resize node does.
@@ -58,23 +90,18 @@ def scale_camera_info(camera_info: CameraInfo, fit: Fit) -> CameraInfo:
 
     :param fit: of the camera's image into the network's input.
     """
-    # One by one: copy.deepcopy would take twice as long.
-    scaled = CameraInfo(**{name: getattr(camera_info, name)
-                           for name in camera_info.get_fields_and_field_types()})
-    scaled.height, scaled.width = fit.height, fit.width
     k = scale_intrinsics(np.reshape(camera_info.k, (3, 3)), fit.scale)
     p = np.reshape(camera_info.p, (3, 4)).copy()
     if p.any():
         p[:2] *= fit.scale
     else:
         p[:, :3] = k
-    scaled.k, scaled.p = k.ravel(), p.ravel()
     roi = camera_info.roi
-    scaled.roi = RegionOfInterest(do_rectify=roi.do_rectify, **{
-        name: min(round(getattr(roi, name) * fit.scale), limit)
-        for name, limit in (('x_offset', fit.width), ('y_offset', fit.height),
-                            ('width', fit.width), ('height', fit.height))})
-    return scaled
+    return _with(camera_info, height=fit.height, width=fit.width, k=k.ravel(), p=p.ravel(),
+                 roi=RegionOfInterest(do_rectify=roi.do_rectify, **{
+                     name: min(round(getattr(roi, name) * fit.scale), limit)
+                     for name, limit in (('x_offset', fit.width), ('y_offset', fit.height),
+                                         ('width', fit.width), ('height', fit.height))}))
 
 
 def camera_info_fault(camera_info: CameraInfo, image_size: tuple[int, int]) -> str | None:

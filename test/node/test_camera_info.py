@@ -11,7 +11,7 @@ from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from std_msgs.msg import Header
 
 from mtan_perception.geometry import fit_image
-from mtan_perception.node.camera_info import Calibration, identity
+from mtan_perception.node.camera_info import Calibration, identity, of_image
 
 K = [500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0]
 
@@ -51,3 +51,35 @@ def test_the_calibration_of_the_outputs():
         calibration.intrinsics, [[300, 0, 192], [0, 306, 144], [0, 0, 1]])
     np.testing.assert_allclose(np.reshape(calibration.camera_info.p, (3, 4))[:, :3],
                                calibration.intrinsics)
+
+
+@pytest.mark.parametrize(('fields', 'size', 'k'), [
+    ({'binning_x': 2, 'binning_y': 2}, (240, 320), [250, 0, 160, 0, 255, 120, 0, 0, 1]),
+    ({'binning_x': 4, 'binning_y': 2}, (240, 160), [125, 0, 80, 0, 255, 120, 0, 0, 1]),
+    ({'roi': RegionOfInterest(x_offset=40, y_offset=30, width=200, height=100)}, (100, 200),
+     [500, 0, 280, 0, 510, 210, 0, 0, 1]),
+    ({'roi': RegionOfInterest(x_offset=40, y_offset=30, width=200, height=100),
+      'binning_x': 2, 'binning_y': 2}, (50, 100), [250, 0, 140, 0, 255, 105, 0, 0, 1]),
+], ids=['binning', 'unequal binning', 'region', 'region and binning'])
+def test_a_part_of_the_sensor(fields, size, k):
+    """K, and P with its offset for a stereo camera, as image_geometry gives them."""
+    p = np.insert(np.reshape(K, (3, 3)), 3, [-50.0, 0.0, 0.0], axis=1)
+    info = of_image(camera_info(p=p.ravel(), **fields), size)
+    assert (info.height, info.width) == size
+    np.testing.assert_allclose(info.k, k)
+    np.testing.assert_allclose(np.reshape(info.p, (3, 4))[:, :3], np.reshape(k, (3, 3)))
+    assert info.p[3] == -50.0 / (fields.get('binning_x') or 1)
+    assert (info.binning_x, info.binning_y, info.roi) == (0, 0, RegionOfInterest())
+    assert list(info.d) == [0.1, 0.0, 0.0, 0.0, 0.0]
+    # A P of zeros stays one, and what is not calibrated stays so.
+    assert not np.any(of_image(camera_info(**fields), size).p)
+    assert not np.any(of_image(camera_info(k=np.zeros(9), **fields), size).k)
+
+
+def test_what_is_of_the_image_or_does_not_explain_its_size_is_left_alone():
+    """A region on an image of the full size is a remark; the node reports another size."""
+    roi = RegionOfInterest(x_offset=40, y_offset=30, width=200, height=100)
+    for fields, size in (({}, (480, 640)), ({'roi': roi}, (480, 640)), ({'roi': roi}, (240, 320)),
+                         ({'binning_x': 2, 'binning_y': 2}, (480, 640)), ({}, (240, 320))):
+        info = camera_info(**fields)
+        assert of_image(info, size) is info

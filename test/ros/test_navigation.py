@@ -224,6 +224,23 @@ def test_camera_info_is_scaled_whole(robot, frame):
     assert len(warnings) == 1 and "'/camera_info'" in warnings[0] and "'/image'" in warnings[0]
 
 
+def test_a_camera_that_joins_its_pixels(robot, frame):
+    """Its CameraInfo is of the full resolution; the outputs' is of theirs, and the cloud too."""
+    info = robot.camera_info
+    expected = np.array(info.k) / 2  # the node's own factor
+    info.k, info.p = 2 * np.array(info.k) - [0, 0, 0, 0, 0, 0, 0, 0, 1], np.zeros(12)
+    info.height, info.width = info.roi.height, info.roi.width = 2 * info.height, 2 * info.width
+    info.binning_x = info.binning_y = 2
+    child = start(robot)
+    outputs = frame()
+    for topic in INFOS:
+        scaled = outputs[topic]
+        np.testing.assert_allclose(scaled.k[:6], expected[:6])
+        assert (scaled.binning_x, scaled.binning_y) == (0, 0)
+    depth_image_proc_gives_our_points(outputs)
+    assert 'differs from the image' not in child.output
+
+
 def test_a_rectified_image_has_the_distortion_of_its_lens_beside_it(robot, collect):
     """As image_proc publishes it: no word about rectifying what says that it is rectified."""
     robot.images = robot.node.create_publisher(Image, 'image_rect_color', 1)
