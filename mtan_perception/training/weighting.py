@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-from mtan_perception.training.distributed import mean_over_processes
+from mtan_perception.training.distributed import agree, mean_over_processes
 
 
 class FixedWeighting(nn.Module):
@@ -256,8 +256,9 @@ def combine_gradients(losses: Sequence[Tensor], parameters: Sequence[nn.Paramete
         torch.cat([_dense(row[index], parameters[index]).flatten() for index in shared])
         for row in rows])
     matrix = mean_over_processes(matrix)
-    factors = method((matrix @ matrix.T).double().cpu().numpy())
-    combined = torch.from_numpy(np.asarray(factors)).to(matrix) @ matrix
+    # Those of the first process: pcgrad draws an order, and each process has its own numbers.
+    factors = agree(method((matrix @ matrix.T).double().cpu().numpy()))
+    combined = torch.tensor(factors).to(matrix) @ matrix
     sizes = [parameters[index].numel() for index in shared]
     for index, part in zip(shared, combined.split(sizes), strict=True):
         _set_gradient(parameters[index], part)

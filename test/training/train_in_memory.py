@@ -6,13 +6,16 @@ from dataclasses import replace
 import sys
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 from mtan_perception.tasks import NYUV2_TASKS
+from mtan_perception.training import distributed
 from mtan_perception.training.config import TrainConfig
 from mtan_perception.training.layouts import DEFAULT_KINDS
 from mtan_perception.training.sources import FileSource
 from mtan_perception.training.trainer import Trainer
+from mtan_perception.training.weighting import combine_gradients, pcgrad
 
 SIZE = (32, 48)
 LOSSES = {'segmentation': 'cross_entropy', 'depth': 'l1', 'normal': 'cosine'}
@@ -64,5 +67,21 @@ def train_both(out):
                             precision='fp64', validation_frames=1), make_source()).train()
 
 
+def combine_conflicting(out):
+    """Write the gradients that a process gets from three tasks that conflict, step by step."""
+    rank, _, _ = distributed.start()
+    torch.manual_seed(0)
+    directions = torch.randn(20, 3, 6)
+    directions[:, 1] -= directions[:, 0]
+    directions[:, 2] -= directions[:, 0] + directions[:, 1]
+    torch.manual_seed(1 + rank)
+    parameter, gradients = nn.Parameter(torch.zeros(6)), []
+    for step in directions:
+        combine_gradients([parameter @ direction for direction in step], [parameter], pcgrad)
+        gradients.append(parameter.grad)
+    torch.save(torch.stack(gradients), f'{out}/gradients_{rank}.pt')
+
+
 if __name__ == '__main__':
     train_both(sys.argv[1])
+    combine_conflicting(sys.argv[1])
