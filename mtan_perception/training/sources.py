@@ -154,7 +154,7 @@ class _FileStream:
         batch = _move(next(self._batches), self._device)
         if self._augmentation is None:
             return batch
-        # Each frame's transform belongs to its place in the whole batch, however it is shared.
+        # From the step alone, so that a resumed run goes on with the same transforms.
         generator = torch.Generator().manual_seed(
             hash((self._seed, stage, step, self._rank)) % 2 ** 63)
         return self._augmentation(batch, generator)
