@@ -92,6 +92,16 @@ class ModelCard:
             raise ValueError(
                 f'normal_axes: {self.normal_axes!r}; choose one of {", ".join(NORMAL_AXES)}')
 
+    @property
+    def size_multiple(self) -> int:
+        """
+        Of what the height and width of the network's input are multiples; images are padded to it.
+
+        Its output is stretched over the input corner to corner (align_corners), so that with
+        any other padding all lies somewhere else.
+        """
+        return max(8, self.output_stride)
+
     def to_metadata(self) -> dict[str, str]:
         """Return the card as the metadata of a safetensors file."""
         card = asdict(replace(self, labels=None))

@@ -42,6 +42,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                              'predicts nonsense (default %(default)s)')
     parser.add_argument('--focal-length', type=float, metavar='PIXELS',
                         help='of its training images at the input size, for metric depth')
+    parser.add_argument('--depth-unit', choices=('metre', 'inverse'),
+                        help='inverse for disparity, as of Cityscapes (default metre, for the '
+                             'label sets of Cityscapes inverse)')
     parser.add_argument('--backbone', default='resnet50', help='(default %(default)s)')
 
 
@@ -50,10 +53,13 @@ def run(args: argparse.Namespace) -> None:
     from mtan_perception.checkpoint import import_reference, ModelCard, save_checkpoint
     tasks = parse_tasks(args.tasks)
     mean, std = _SCALINGS[args.input_scaling]
+    labels = _label_set(args.labels, tasks)
+    of_cityscapes = labels is not None and labels.name.startswith('cityscapes')
     card = ModelCard(
-        tasks=tasks, backbone=args.backbone, labels=_label_set(args.labels, tasks),
+        tasks=tasks, backbone=args.backbone, labels=labels,
         input_size=parse_size(args.input_size), mean=mean, std=std,
         focal_length=args.focal_length, normal_axes=args.normal_axes,
+        depth_unit=args.depth_unit or ('inverse' if of_cityscapes else 'metre'),
         training={'imported_from': args.checkpoint.name})
     state = import_reference(args.checkpoint, tasks, args.backbone)
     save_checkpoint(args.out, state, card)

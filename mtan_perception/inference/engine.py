@@ -189,7 +189,7 @@ class Engine:
         groups: dict[tuple[int, int], list[tuple[int, Fit]]] = {}
         for index, image in enumerate(images):
             # A feature map's last cell is whole only if the size is a multiple of the stride too.
-            fit = fit_image(image.shape[:2], self.input_size, max(8, self.card.output_stride))
+            fit = fit_image(image.shape[:2], self.input_size, self.card.size_multiple)
             groups.setdefault((fit.padded_height, fit.padded_width), []).append((index, fit))
         predictions = {}
         for group in groups.values():

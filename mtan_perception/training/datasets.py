@@ -371,10 +371,13 @@ def _depth(array: np.ndarray, target: Target) -> Tensor:
 
 def _normals(array: np.ndarray, target: Target) -> Tensor:
     array = array[..., :3]
+    ignored = _ignored(array, target)
+    unknown = ignored.all(-1) | (ignored & np.isnan(array)).any(-1)
     if array.dtype.kind == 'u':  # a picture of (n + 1) / 2; its zero vector is the middle grey
+        unknown |= ~array.any(-1)  # black is no unit vector, but what holes are painted with
         array = array.astype(np.float32) / np.iinfo(array.dtype).max * 2 - 1
-        array[np.abs(array).max(-1) < 0.01] = 0
-    array = _finite(np.where(_ignored(array, target), 0, array))
+        unknown |= np.abs(array).max(-1) < 0.01
+    array = _finite(np.where(unknown[..., None], 0, array))
     length = np.linalg.norm(array, axis=-1, keepdims=True)
     valid = length > 1e-3
     if not valid.any():

@@ -26,6 +26,9 @@ from mtan_perception.training.layouts import (
 
 IGNORE = -1
 """The class id of a pixel without truth."""
+NO_TRUTH = {CLASSIFICATION: IGNORE, DEPTH: 0.0, INVERSE_DEPTH: 0.0, NORMAL: 0.0,
+            REGRESSION: float('nan')}
+"""What every channel of a pixel without truth holds, by the kind of the task."""
 # Added to the squared chord: the root's slope has no end at 0.
 _CHORD_FLOOR = 1e-6
 
@@ -64,17 +67,17 @@ def cross_entropy(prediction: Tensor, truth: Tensor, valid: Tensor,
 
 def absolute_error(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """L1: mean |prediction - truth|."""
-    return _mean((_wide(prediction) - truth).abs(), valid)
+    return _mean(_difference(prediction, truth, valid).abs(), valid)
 
 
 def squared_error(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """Mean (prediction - truth)^2."""
-    return _mean((_wide(prediction) - truth).square(), valid)
+    return _mean(_difference(prediction, truth, valid).square(), valid)
 
 
 def relative_error(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """Mean |prediction - truth| / truth: the figure by which depth is judged."""
-    return _mean((_wide(prediction) - truth).abs() / truth.where(valid, 1), valid)
+    return _mean(_difference(prediction, truth, valid).abs() / truth.where(valid, 1), valid)
 
 
 def cosine_distance(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
@@ -134,6 +137,11 @@ def choose_losses(kinds: Mapping[str, str], usual: Mapping[str, str],
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _difference(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    # Before the arithmetic, too: a NaN that is left out of a result comes back in its gradient.
+    return _wide(prediction) - truth.where(valid, 0)
 
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ _SEEDS_PER_RUN = 1_000_000_000
 _CHUNK = {'cpu': 4, 'cuda': 128}
 # Chunks rendered ahead of the step that needs them, and twice as many for each stage to come.
 _AHEAD = 8
+# More than any training has, so that those of two seeds never have rooms in common.
+_STAGES_PER_RUN = 64
 # A frame is rendered this much larger than it is drawn, for crops to differ: pixels each way.
 _MARGIN = 16
 
@@ -143,7 +145,7 @@ class RoomStream:
             _Job(folder / f'{index}-{stage.height}x{stage.width}-{rank}',
                  (stage.height + _MARGIN, stage.width + _MARGIN), self._chunk,
                  focal_length * stage.height / input_height,
-                 seed * len(stages) + index, rank, world)
+                 seed * _STAGES_PER_RUN + index, rank, world)
             for index, stage in enumerate(stages)]
         self._pools = [
             FramePool(int(max(stage.batch, pool_bytes / (9 * job.size[0] * job.size[1])))

@@ -2,17 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer: steps within a budget, checkpoints, validations, and the weights at the end."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 import json
 import os
 from pathlib import Path
 import shutil
+import signal
+import threading
 import time
 
 import torch
 from torch import nn, Tensor
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from mtan_perception.checkpoint import CheckpointError, save_checkpoint, start_from
@@ -24,7 +27,12 @@ from mtan_perception.training.architectures import build_architecture
 from mtan_perception.training.averaging import WeightAverage
 from mtan_perception.training.config import parse_stages, Stage, TrainConfig
 from mtan_perception.training.journal import clock, Journal, ProgressLine
-from mtan_perception.training.losses import choose_losses, cross_entropy, valid_pixels
+from mtan_perception.training.losses import (
+    choose_losses,
+    cross_entropy,
+    NO_TRUTH,
+    valid_pixels,
+)
 from mtan_perception.training.schedule import Budget, learning_rate_factor
 from mtan_perception.training.sources import (
     count_steps,
@@ -293,8 +301,9 @@ class Trainer:
                 break
             self._enter_stage(progress, stream)
             batch = stream.batch(self.stage, self.step - self.stage_start)
-            losses = self.train_step(batch, progress)
-            self.elapsed += pace.lap(losses, self.stages[self.stage].batch)
+            with _uninterrupted():  # else what is saved would be half a step ahead of itself
+                losses = self.train_step(batch, progress)
+                self.elapsed += pace.lap(losses, self.stages[self.stage].batch)
             if self.rank == 0 and pace.due(line.seconds):
                 line.show(self._describe(progress, pace))
             if pace.now - last_save >= config.checkpoint_every:
@@ -326,9 +335,11 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group['lr'] = rate * group.get('rate', 1.0)
         self.network.train()
+        batch = self._padded(batch)
         truth, size = thin(batch, config.loss_stride)
         with self._mixed():
             outputs = self.model(self.normalise(batch['image']), out_size=size)
+        self._count_classes(truth)
         losses = self.compute_losses(outputs, truth)
         self.optimizer.zero_grad(set_to_none=True)
         if method := GRADIENT_WEIGHTINGS.get(config.weighting):
@@ -354,24 +365,32 @@ class Trainer:
             target = target.to(self.dtype) if target.is_floating_point() else target
             arguments = [outputs[name], target, valid_pixels(self.source.kinds[name], target)]
             if name == SEGMENTATION and loss is cross_entropy:
-                arguments.append(self._class_weights(target, arguments[2]))
+                arguments.append(self._class_weights())
             losses[name] = loss(*arguments)
         return losses
 
-    def _class_weights(self, truth: Tensor, valid: Tensor) -> Tensor | None:
-        """Count the classes of training so far; return weights that are 1 on average."""
+    def _count_classes(self, truth: Mapping[str, Tensor]) -> None:
+        """Count in the classes of a training batch, where they are to be weighted."""
+        if not self.config.class_balance or SEGMENTATION not in self.losses:
+            return
+        label, count = truth[SEGMENTATION], len(self.class_counts)
+        valid = valid_pixels(self.source.kinds[SEGMENTATION], label)
+        # Not bincount, which waits for the device to learn the size of its result.
+        seen = torch.zeros(count + 1, device=label.device).scatter_add_(
+            0, label.where(valid, count).flatten(), valid.flatten().float())[:-1]
+        self.class_counts += distributed.mean_over_processes(seen)
+
+    def _class_weights(self) -> Tensor | None:
+        """Return weights by the classes of training so far, which are 1 on average."""
         power = self.config.class_balance
         if not power:
             return None
-        if self.network.training:
-            count = len(self.class_counts)
-            # Not bincount, which waits for the device to learn the size of its result.
-            seen = torch.zeros(count + 1, device=truth.device).scatter_add_(
-                0, truth.where(valid, count).flatten(), valid.flatten().float())[:-1]
-            self.class_counts += distributed.mean_over_processes(seen)
         share = self.class_counts / self.class_counts.sum().clamp(min=1) + 1e-3
         weight = share ** -power
         return (weight / (weight * share).sum()).to(self.dtype)
+
+    def _padded(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return pad(batch, self.source.kinds, self.card.size_multiple)
 
     def normalise(self, image: Tensor) -> Tensor:
         """Return the network's input for RGB (N, 3, H, W) in 0..1."""
@@ -406,8 +425,8 @@ class Trainer:
             self._validation = self.source.validation(frames, self.device)
         network = (self.average.network if self.average else self.network).eval()
         with self._mixed():
-            self.figures = validate(network, self._validation, self.card.tasks, self.normalise,
-                                    self.compute_losses)
+            self.figures = validate(network, map(self._padded, self._validation), self.card.tasks,
+                                    self.normalise, self.compute_losses)
         # Every process has the same figures, since losses are means over all; one writes them.
         if journal is None:
             return
@@ -430,6 +449,24 @@ class Trainer:
                     'configuration': self.config.summary()}
         save_checkpoint(self.out / name, network, replace(self.card, training=training),
                         torch.float16)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C, and SIGTERM where it means the same, to the end of the block."""
+    held = [number for number in (signal.SIGINT, signal.SIGTERM)
+            if signal.getsignal(number) is signal.default_int_handler
+            and threading.current_thread() is threading.main_thread()]
+    asked = threading.Event()
+    for number in held:
+        signal.signal(number, lambda *_: asked.set())
+    try:
+        yield
+    finally:
+        for number in held:
+            signal.signal(number, signal.default_int_handler)
+    if asked.is_set():
+        raise KeyboardInterrupt
 
 
 class _Pace:
@@ -479,6 +516,24 @@ class _Pace:
         self._images = self.steps = 0
         self._since = self.now
         return mean, self.rate
+
+
+def pad(batch: Mapping[str, Tensor], kinds: Mapping[str, str],
+        multiple: int) -> Mapping[str, Tensor]:
+    """
+    Return a batch whose height and width are multiples, padded as the engine pads an image.
+
+    The image's border pixels are repeated at the right and the bottom; there is no truth there.
+
+    :param kinds: task -> kind, from the data set.
+    """
+    height, width = batch['image'].shape[-2:]
+    padding = 0, -width % multiple, 0, -height % multiple
+    if not any(padding):
+        return batch
+    return {**batch, 'image': functional.pad(batch['image'], padding, mode='replicate'), **{
+        name: functional.pad(batch[name], padding, value=NO_TRUTH[kind])
+        for name, kind in kinds.items() if name in batch}}
 
 
 def thin(batch: Mapping[str, Tensor], stride: int) -> tuple[dict[str, Tensor], tuple[int, int]]:

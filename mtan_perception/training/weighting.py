@@ -69,7 +69,8 @@ class DynamicWeightAverage(nn.Module):
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Return the loss to minimise, and count the losses in."""
         stacked = torch.stack(list(losses.values()))
-        loss = (self.weights.to(stacked) * stacked).sum()
+        # A copy, as the gradient needs them after they have changed.
+        loss = (self.weights.to(stacked, copy=True) * stacked).sum()
         self._count(mean_over_processes(stacked.detach()))
         return loss
 

@@ -61,6 +61,15 @@ def test_import_options_describe_the_labels_and_axes(reference_file, out, tmp_pa
     assert read_card(out).mean == (0.485, 0.456, 0.406)
 
 
+def test_depth_of_cityscapes_is_inverse_unless_said_otherwise(reference_file, out):
+    path = reference_file({'segmentation': 7, 'depth': 1})
+    arguments = ['import', path, '--tasks', 'segmentation:7,depth:1', '--out', str(out)]
+    for options, unit in (([], 'inverse'), (['--depth-unit', 'metre'], 'metre')):
+        assert main([*arguments, *options]) == 0
+        assert read_card(out).labels.name == 'cityscapes_7'
+        assert read_card(out).depth_unit == unit
+
+
 @pytest.mark.parametrize(('options', 'message'), [
     (['--tasks', 'depth:1,segmentation:13,normal:3'], 'decoders.0.4.bias (13,), expected (1,)'),
     (['--tasks', 'segmentation'], "cannot read 'segmentation'"),

@@ -179,6 +179,31 @@ def test_a_normal_picture_is_read_as_vectors(pictures):
     assert not normal[:, :4].any()
 
 
+def test_holes_of_normals_are_unknown(pictures):
+    """Black in a picture; in an array the vector that is ignored, not each -1 of a good one."""
+    import cv2
+    entries = yaml.safe_load(pictures.read_text())
+    entries['tasks'] = {'normal': {'files': '{split}/normal/{id}.png'}}
+    pictures.write_text(yaml.safe_dump(entries))
+    picture = np.full((*SIZE, 3), (26, 204, 128), np.uint8)
+    picture[:4] = 0
+    for split in ('train', 'test'):
+        for index in range(4):
+            cv2.imwrite(str(pictures.parent / split / 'normal' / f'{index}.png'), picture)
+    normal = open_dataset('folder', pictures, 'train')[0]['normal']
+    assert not normal[:, :4].any() and normal[:, 4:].norm(dim=0).min() > 0.99
+
+    entries['tasks'] = {'normal': {'files': '{split}/normal/{id}.npy', 'ignore': -1}}
+    pictures.write_text(yaml.safe_dump(entries))
+    vectors = np.full((*SIZE, 3), (0, 0, -1), np.float32)
+    vectors[:4] = -1
+    for split in ('train', 'test'):
+        for index in range(4):
+            np.save(pictures.parent / split / 'normal' / f'{index}.npy', vectors)
+    normal = open_dataset('folder', pictures, 'train')[0]['normal']
+    assert not normal[:, :4].any() and (normal[2, 4:] == -1).all()
+
+
 def test_files_may_share_a_part_of_their_name(pictures):
     for split in ('train', 'test'):
         for index in range(4):

@@ -36,7 +36,17 @@ def test_depth_errors_skip_pixels_without_truth():
         (0.25 + 0.25) / 3)
 
 
-def test_values_without_truth_are_nan_and_harm_neither_loss_nor_gradient():
+@pytest.mark.parametrize('name', ['l1', 'mse', 'relative'])
+def test_values_without_truth_are_nan_and_harm_no_gradient(name):
+    prediction = torch.tensor([1.0, 2.0]).view(1, 1, 1, 2).requires_grad_()
+    truth = torch.tensor([NAN, 1.0]).view(1, 1, 1, 2)
+    loss = LOSSES[name](prediction, truth, valid_pixels('regression', truth))
+    loss.backward()
+    assert loss.item() == 1.0
+    assert prediction.grad.flatten().tolist() == [0.0, 2.0 if name == 'mse' else 1.0]
+
+
+def test_values_of_zero_are_truth():
     prediction = torch.tensor([1.0, 2.0]).view(1, 1, 1, 2).requires_grad_()
     truth = torch.tensor([NAN, 0.0]).view(1, 1, 1, 2)
     valid = valid_pixels('regression', truth)

@@ -3,7 +3,9 @@
 """The trainer on a small data set in memory: it repeats, resumes, and loses nothing."""
 
 import csv
+import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
 
@@ -11,10 +13,19 @@ import pytest
 import torch
 from train_in_memory import make_config, make_source, train_both
 
-from mtan_perception.checkpoint import CheckpointError, load_network, read_card
+from mtan_perception.checkpoint import (
+    CheckpointError,
+    load_network,
+    read_card,
+    save_checkpoint,
+)
+from mtan_perception.inference import Engine
 from mtan_perception.tasks import NYUV2_TASKS
 from mtan_perception.training import trainer as trainer_module
-from mtan_perception.training.trainer import thin, Trainer
+from mtan_perception.training.evaluation import to_image
+from mtan_perception.training.layouts import DEFAULT_KINDS
+from mtan_perception.training.losses import valid_pixels
+from mtan_perception.training.trainer import pad, thin, Trainer
 
 SCRIPT = Path(__file__).with_name('train_in_memory.py')
 
@@ -80,6 +91,28 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(whole, tmp_path):
     assert rest.step == 4
     rest.train()
     assert read_losses(tmp_path) == read_losses(whole.out)
+    for ours, theirs in zip(rest.network.state_dict().values(),
+                            whole.network.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(whole, tmp_path):
+    """What is saved is a whole number of steps, so that the rest is that of an unbroken run."""
+    class Interrupted(Trainer):
+
+        def compute_losses(self, outputs, truth):
+            if self.step == 3 and self.network.training:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().compute_losses(outputs, truth)
+
+    config = make_config(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted(config, make_source()).train()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    rest = Trainer(config, make_source())
+    rest.resume()
+    assert rest.step == 4
+    rest.train()
     for ours, theirs in zip(rest.network.state_dict().values(),
                             whole.network.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
@@ -176,6 +209,36 @@ def test_two_processes_train_as_one_does(tmp_path):
     # However each draws its numbers, or their weights would drift apart.
     gradients = [torch.load(tmp_path / 'two' / f'gradients_{rank}.pt') for rank in (0, 1)]
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_a_size_that_is_no_multiple_is_padded_as_the_engine_does(tmp_path):
+    """Or the network would be trained to see things somewhere else than the engine looks."""
+    trainer = Trainer(make_config(tmp_path, output_stride=16), make_source())
+    save_checkpoint(tmp_path / 'w.safetensors', trainer.network, trainer.card)
+    image = torch.rand(1, 3, 50, 70, generator=torch.Generator().manual_seed(0))
+    image = (255 * image).round() / 255
+    batch = pad({'image': image, 'segmentation': torch.zeros(1, 50, 70, dtype=torch.int64),
+                 'depth': torch.ones(1, 1, 50, 70), 'normal': torch.ones(1, 3, 50, 70),
+                 'albedo': torch.ones(1, 3, 50, 70), 'intrinsics': torch.eye(3)[None]},
+                {**DEFAULT_KINDS, 'albedo': 'regression'}, trainer.card.size_multiple)
+    for name, kind in {**DEFAULT_KINDS, 'albedo': 'regression'}.items():
+        valid = valid_pixels(kind, batch[name]).view(1, -1, 64, 80)
+        assert valid[..., :50, :70].all() and valid.sum() == valid.shape[1] * 50 * 70, name
+    with torch.inference_mode():
+        ours = trainer.network.eval()(trainer.normalise(batch['image']))['normal'][0]
+    engine = Engine(tmp_path / 'w.safetensors', 'cpu', input_size=(50, 70), backend='torch')
+    theirs = engine.infer(to_image(image[0]), ['normal']).normal
+    assert theirs == pytest.approx(ours[:, :50, :70].permute(1, 2, 0).numpy(), abs=1e-3)
+
+
+def test_validation_does_not_count_the_classes(tmp_path):
+    """With an average of weights, too, which is what is validated."""
+    trainer = Trainer(make_config(tmp_path, class_balance=0.5, ema=0.1, validation_frames=1),
+                      make_source())
+    trainer.train()
+    # Of the eight frames, k % 5 of six blocks of 256 pixels have no truth; six steps of four.
+    known = sum(6 - k % 5 for k in range(8)) * 256
+    assert trainer.class_counts.sum() == 3 * known
 
 
 def test_truth_is_thinned_where_the_output_lies():

@@ -59,6 +59,12 @@ def test_dwa_weighs_by_the_ratio_of_the_last_two_periods():
     expected = 2 * ratios / ratios.sum()
     assert weighting(losses(1.0, 1.0)).item() == pytest.approx(2)
     assert weighting.weights.tolist() == pytest.approx(expected.tolist())
+    # The step that ends a period has the gradient of the weights that it began with.
+    given = losses(5.0, 1.0)
+    before = weighting.weights.tolist()
+    weighting(given).backward()
+    assert [value.grad.item() for value in given.values()] == before
+    assert weighting.weights.tolist() != before
     resumed = make_weighting('dwa', TASKS[:2], {}, 2)
     resumed.load_state_dict(weighting.state_dict())
     for _ in range(3):
