@@ -51,8 +51,11 @@ class RoomSource:
     def __init__(self, config: TrainConfig) -> None:
         self.kinds = DEFAULT_KINDS
         self.usual_losses = {name: LOSSES[kind][0] for name, kind in DEFAULT_KINDS.items()}
-        names = list(parse_tasks(config.tasks)) if config.tasks else NYUV2_TASKS
-        self.tasks = {name: NYUV2_TASKS[name] for name in select_tasks(names, NYUV2_TASKS)}
+        wanted = parse_tasks(config.tasks) if config.tasks else NYUV2_TASKS
+        self.tasks = {name: NYUV2_TASKS[name] for name in select_tasks(wanted, NYUV2_TASKS)}
+        if wanted != self.tasks:
+            raise ValueError(f'tasks: {config.tasks}, but rooms have '
+                             + ','.join(f'{name}:{count}' for name, count in NYUV2_TASKS.items()))
         self.labels = NYUV2_13 if SEGMENTATION in self.tasks else None
         self.size = config.input_height, config.input_width
         self.focal_length = config.focal_length

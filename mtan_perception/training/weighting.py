@@ -98,17 +98,20 @@ class GeometricLoss(nn.Module):
     """
     GLS: the geometric mean of the losses, in which their scales cancel.
 
-    Chennupati et al., 'MultiNet++', CVPR Workshops 2019, section 3.2.
+    Chennupati et al., 'MultiNet++', CVPR Workshops 2019, section 3.2. A loss of 0, which a batch
+    without truth for a task has, is left out: it would take the other tasks' gradients with it.
     """
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Return the loss to minimise."""
         stacked = torch.stack(list(losses.values()))
-        mean = mean_over_processes(stacked.detach()).clamp(min=1e-12)
-        product = mean.log().mean().exp()
+        mean = mean_over_processes(stacked.detach())
+        known = mean > 0
+        count, mean = known.sum().clamp(min=1), mean.clamp(min=1e-12).where(known, 1)
+        product = (mean.log().sum() / count).exp()
         # Value and gradient of the geometric mean, yet linear in this process's losses, so that
         # gradients may be averaged over the processes.
-        return (product * stacked / mean).mean()
+        return (product * stacked / mean).sum() / count
 
 
 def pcgrad(products: np.ndarray, generator: torch.Generator | None = None) -> np.ndarray:

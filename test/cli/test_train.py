@@ -83,6 +83,7 @@ def test_a_run_that_is_asked_to_end_keeps_its_last_step(tmp_path, capsys):
     (['--steps', '1', 'stages=1:1x1'], "stages: cannot read '1:1x1'"),
     (['--epochs', '1'], 'epochs: synthetic rooms have no end'),
     (['--steps', '1', 'tasks=depth:1,pose:3'], "tasks: unknown 'pose'"),
+    (['--steps', '1', 'tasks=segmentation:40'], 'tasks: segmentation:40, but rooms have segm'),
     (['--steps', '1', '--device', 'tpu0'], "device: 'tpu0' is not known"),
     (['--steps', '1', '--resume'], 'state.pt: cannot be opened')))
 def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, arguments, message):

@@ -80,6 +80,17 @@ def test_gls_is_the_geometric_mean_and_has_its_gradient():
         [2 / 3, 2 / 6, 2 / 12])
 
 
+def test_gls_goes_on_without_a_task_that_has_no_truth():
+    given = losses(1.0, 0.0, 4.0)
+    loss = make_weighting('gls', TASKS, {}, 1)(given)
+    loss.backward()
+    assert loss.item() == pytest.approx(2)
+    slopes = [value.grad.item() for value in given.values()]
+    assert slopes[::2] == pytest.approx([2 / 2, 2 / 8])
+    nothing = losses(0.0, 0.0, 0.0)
+    assert make_weighting('gls', TASKS, {}, 1)(nothing).item() == 0
+
+
 def test_pcgrad_does_what_projecting_vectors_does():
     gradients, matrix = products(3, conflict=2.0)
     order = torch.Generator().manual_seed(5)
