@@ -106,9 +106,14 @@ def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(whole, tmp_path):
             return super().compute_losses(outputs, truth)
 
     config = make_config(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        Interrupted(config, make_source()).train()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # What runs in the background may have been told to ignore it.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Interrupted(config, make_source()).train()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, former)
     rest = Trainer(config, make_source())
     rest.resume()
     assert rest.step == 4
