@@ -168,12 +168,15 @@ def load_network(weights: str | os.PathLike) -> tuple[MTANDeepLabv3, ModelCard]:
     return network.eval(), card
 
 
-def start_from(network: nn.Module, weights: str | os.PathLike) -> tuple[ModelCard, list[str]]:
+def start_from(network: MTANDeepLabv3, weights: str | os.PathLike,
+               labels: LabelSet | None = None) -> tuple[ModelCard, list[str]]:
     """
     Fill a network with what another one learnt, for tasks or classes that need not be the same.
 
-    :param network: changed in place; tensors that fit by name and shape are taken.
+    :param network: changed in place; tensors that fit by name and shape are taken, but for the
+        output layer of classes that have other names.
     :param weights: the path of a weights file; ``default`` for the shipped ones.
+    :param labels: the network's classes, None where they have no names.
     :returns: the card of the weights, and the names of the tensors that are left as they were.
     :raises CheckpointError: if the trunk does not fit; each tensor of it is named.
     """
@@ -185,6 +188,10 @@ def start_from(network: nn.Module, weights: str | os.PathLike) -> tuple[ModelCar
                    f'It is a {card.backbone} of architecture mtan; train with the same')
     fitting = {name: tensor for name, tensor in found.items()
                if name in own and tensor.shape == own[name].shape}
+    if labels and card.labels and labels.names != card.labels.names:
+        output = f'decoders.{SEGMENTATION}.{len(network.decoders[SEGMENTATION]) - 1}.'
+        fitting = {name: tensor for name, tensor in fitting.items()
+                   if not name.startswith(output)}
     network.load_state_dict(fitting, strict=False)
     return card, [name for name in own if name not in fitting]
 

@@ -127,16 +127,17 @@ class RoomStream:
     Batches of rooms for the stages of a training.
 
     :param stages: objects with height, width, batch, and reuse: how many times a frame is drawn.
-    :param focal_length: pixels at a height of `input_height`, that depth is brought to.
+    :param focal_length: pixels, whatever the size of a stage's images: depth is brought to it. So
+        a thing of so many pixels is as far away in each stage, as the engine takes it.
     :param folder: where chunks are kept on a CPU; removed by `close`.
     :param pool_bytes: memory for the frames of a stage.
     :param rank: and `world`: this process among those that train together.
     :param fresh: remove the files of an earlier run, which may be of other rooms.
     """
 
-    def __init__(self, stages: Sequence, seed: int, focal_length: float, input_height: int,
-                 device: torch.device, folder: Path, pool_bytes: float,
-                 rank: int = 0, world: int = 1, fresh: bool = True) -> None:
+    def __init__(self, stages: Sequence, seed: int, focal_length: float, device: torch.device,
+                 folder: Path, pool_bytes: float, rank: int = 0, world: int = 1,
+                 fresh: bool = True) -> None:
         self._stages, self._seed = stages, seed
         self._rank, self._world = rank, world
         self._device, self._folder = device, folder
@@ -144,8 +145,7 @@ class RoomStream:
         self._jobs = [
             _Job(folder / f'{index}-{stage.height}x{stage.width}-{rank}',
                  (stage.height + _MARGIN, stage.width + _MARGIN), self._chunk,
-                 focal_length * stage.height / input_height,
-                 seed * _STAGES_PER_RUN + index, rank, world)
+                 focal_length, seed * _STAGES_PER_RUN + index, rank, world)
             for index, stage in enumerate(stages)]
         self._pools = [
             FramePool(int(max(stage.batch, pool_bytes / (9 * job.size[0] * job.size[1])))

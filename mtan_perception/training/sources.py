@@ -64,8 +64,8 @@ class RoomSource:
     def stream(self, stages: Sequence[Stage], device: torch.device, folder: Path, rank: int,
                world: int, start: int) -> Stream:
         """Return training batches for a run at step `start`; from 0 it is a new one."""
-        return RoomStream(stages, self._config.seed, self.focal_length, self.size[0], device,
-                          folder, 1e9 * self._config.pool_gigabytes, rank, world, start == 0)
+        return RoomStream(stages, self._config.seed, self.focal_length, device, folder,
+                          1e9 * self._config.pool_gigabytes, rank, world, start == 0)
 
     def validation(self, frames: int, device: torch.device) -> Iterable[Batch]:
         """Return batches of at most `frames` rooms that training never sees."""
@@ -218,8 +218,8 @@ def make_card(source: RoomSource | FileSource, config: TrainConfig) -> ModelCard
         depth_unit=source.depth_unit)
 
 
-def count_steps(epochs: float, length: int | None, batch: int) -> int:
-    """Return the steps of so many epochs; ValueError for an endless data set."""
+def count_steps(epochs: float, length: int | None, batch: float) -> int:
+    """Return the steps of so many epochs at a mean batch; ValueError for an endless data set."""
     if length is None:
         raise ValueError('epochs: synthetic rooms have no end; give minutes or steps')
     return math.ceil(epochs * length / batch)

@@ -94,7 +94,8 @@ class Trainer:
         torch.manual_seed(config.seed + 1 + self.rank)
 
         self.step, self.elapsed, self.best = 0, 0.0, float('-inf')
-        self.stage, self.stage_start = 0, 0
+        self.stage = 0
+        self.stage_steps = [0] * len(self.stages)  # taken in each stage
         self.figures: Figures = {}
         self.failed_saves = 0
         self._validation: Iterable | None = None
@@ -122,9 +123,7 @@ class Trainer:
         if sum(map(bool, (config.minutes, config.epochs, config.steps))) != 1:
             raise ValueError('length: give one of minutes, epochs and steps')
         if not config.minutes:
-            steps = config.steps or count_steps(config.epochs, self.source.length,
-                                                self.stages[-1].batch)
-            return Budget(None, steps)
+            return Budget(None, config.steps or self._count_steps(config.epochs))
         seconds = 60 * config.minutes
         closing = min(max(_CLOSING * seconds, _CLOSING_LEAST), _CLOSING_MOST)
         return Budget(max(0.5 * seconds, seconds - closing), None)
@@ -132,7 +131,13 @@ class Trainer:
     def _period(self) -> int:
         if self.source.length is None:
             return self.config.period
-        return count_steps(1, self.source.length, self.stages[-1].batch)
+        return self._count_steps(1)
+
+    def _count_steps(self, epochs: float) -> int:
+        shares = [end.until - begin for begin, end in zip(
+            (0.0, *(stage.until for stage in self.stages)), self.stages)]
+        return count_steps(epochs, self.source.length, sum(
+            share * stage.batch for share, stage in zip(shares, self.stages, strict=True)))
 
     def _make_network(self) -> nn.Module:
         config = self.config
@@ -157,7 +162,7 @@ class Trainer:
             raise ValueError(f'weights: {self.config.weights} are of architecture mtan, not '
                              f'{self.config.architecture}; train with architecture=mtan, or '
                              'without weights')
-        card, anew = start_from(network, self.config.weights)
+        card, anew = start_from(network, self.config.weights, self.card.labels)
         self.card = replace(self.card, mean=card.mean, std=card.std)
         if self.rank == 0:
             modules = sorted({name.rpartition('.')[0] for name in anew})
@@ -214,7 +219,7 @@ class Trainer:
             'class_counts': self.class_counts,
             'rng': torch.get_rng_state(),
             'step': self.step, 'elapsed': self.elapsed, 'best': self.best,
-            'stage': self.stage, 'stage_start': self.stage_start,
+            'stage': self.stage, 'stage_steps': self.stage_steps,
         }
 
     def resume(self) -> None:
@@ -232,8 +237,10 @@ class Trainer:
             self.optimizer.load_state_dict(state['optimizer'])
             self.class_counts.copy_(state['class_counts'])
             torch.set_rng_state(state['rng'])
-            for name in ('step', 'elapsed', 'best', 'stage', 'stage_start'):
+            for name in ('step', 'elapsed', 'best', 'stage', 'stage_steps'):
                 setattr(self, name, state[name])
+            if len(self.stage_steps) != len(self.stages):
+                raise ValueError(f'{len(self.stage_steps)} stages, not {len(self.stages)}')
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f'{self.state_path}: is the state of another training ({error}); resume with the '
@@ -300,9 +307,10 @@ class Trainer:
             if progress >= 1:
                 break
             self._enter_stage(progress, stream)
-            batch = stream.batch(self.stage, self.step - self.stage_start)
+            batch = stream.batch(self.stage, self.stage_steps[self.stage])
             with _uninterrupted():  # else what is saved would be half a step ahead of itself
                 losses = self.train_step(batch, progress)
+                self.stage_steps[self.stage] += 1
                 self.elapsed += pace.lap(losses, self.stages[self.stage].batch)
             if self.rank == 0 and pace.due(line.seconds):
                 line.show(self._describe(progress, pace))
@@ -318,7 +326,8 @@ class Trainer:
         """
         Go on to the next stage when it is time; by the clock, not before it has frames.
 
-        A run that is resumed with a longer budget goes back, and then at once.
+        A run that is resumed with a longer budget goes back, and then at once; to frames that it
+        has not had.
         """
         due = next(i for i, stage in enumerate(self.stages) if progress < stage.until)
         if due == self.stage:
@@ -326,7 +335,7 @@ class Trainer:
         (ready,) = distributed.agree([
             self.budget.steps is not None or due < self.stage or stream.ready(due)])
         if ready:
-            self.stage, self.stage_start = due, self.step
+            self.stage = due
 
     def train_step(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Take one step; return the losses of this process by task, on the device."""

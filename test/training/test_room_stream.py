@@ -22,7 +22,7 @@ STAGES = (Stage(0.5, 16, 24, 2, 1.0), Stage(1.0, 24, 32, 2, 2.0))
 
 
 def open_stream(folder, fresh=True):
-    return RoomStream(STAGES, 3, 24.0, 24, torch.device('cpu'), folder, 1e6, fresh=fresh)
+    return RoomStream(STAGES, 3, 24.0, torch.device('cpu'), folder, 1e6, fresh=fresh)
 
 
 def test_training_never_sees_the_rooms_of_validation_and_test():
@@ -65,6 +65,18 @@ def test_a_full_pool_holds_the_newest_frames():
     batch = pool.draw(64, (3, 4), torch.Generator().manual_seed(0))
     assert batch['image'].shape == (64, 3, 3, 4)
     assert sorted((255 * batch['image']).round().unique().tolist()) == [2, 3]
+
+
+def test_depth_is_for_one_focal_length_in_images_of_any_size(tmp_path):
+    stream = open_stream(tmp_path / 'frames')
+    try:
+        for index, stage in enumerate(STAGES):
+            rooms = training_seeds(3 * 64 + index, 0, 4)
+            rendered = render_packed(rooms, (stage.height + 16, stage.width + 16), 24.0)
+            drawn = stream.batch(index, 0)['depth'].unique()
+            assert torch.isin(drawn, unpack(rendered)['depth']).all()
+    finally:
+        stream.close()
 
 
 def test_a_stream_repeats_and_resumes_from_its_files(tmp_path):

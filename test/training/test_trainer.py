@@ -3,6 +3,7 @@
 """The trainer on a small data set in memory: it repeats, resumes, and loses nothing."""
 
 import csv
+from dataclasses import replace
 import os
 from pathlib import Path
 import signal
@@ -20,6 +21,7 @@ from mtan_perception.checkpoint import (
     save_checkpoint,
 )
 from mtan_perception.inference import Engine
+from mtan_perception.labels import LabelSet, NYUV2_13
 from mtan_perception.tasks import NYUV2_TASKS
 from mtan_perception.training import trainer as trainer_module
 from mtan_perception.training.evaluation import to_image
@@ -96,6 +98,43 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(whole, tmp_path):
         assert torch.equal(ours, theirs)
 
 
+class Recorded:
+    """A stream that remembers which batches were asked for."""
+
+    def __init__(self, stream, asked):
+        self._stream, self._asked = stream, asked
+
+    def batch(self, stage, step):
+        self._asked.append((stage, step))
+        return self._stream.batch(stage, step)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+
+def test_a_longer_budget_goes_back_to_a_stage_but_not_to_its_batches(tmp_path):
+    asked = []
+    for steps in (4, 8):
+        source = make_source()
+        stream = source.stream
+        source.stream = lambda *args, stream=stream: Recorded(stream(*args), asked)
+        trainer = Trainer(make_config(tmp_path, steps=steps, stages='0.75:32x48:2,1:32x48:4'),
+                          source)
+        if steps > 4:
+            trainer.resume()
+        trainer.train()
+    assert asked == [*((0, step) for step in range(3)), (1, 0),
+                     *((0, step) for step in range(3, 5)), (1, 1), (1, 2)]
+    with pytest.raises(CheckpointError, match='2 stages, not 1'):
+        Trainer(make_config(tmp_path), make_source()).resume()
+
+
+def test_epochs_count_what_each_stage_takes(tmp_path):
+    config = make_config(tmp_path, steps=0, epochs=2, stages='0.5:32x48:2,1:32x48:4')
+    # Two epochs of 9 samples: three steps of 2, three of 4.
+    assert Trainer(config, make_source(9)).budget.steps == 6
+
+
 def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(whole, tmp_path):
     """What is saved is a whole number of steps, so that the rest is that of an unbroken run."""
     class Interrupted(Trainer):
@@ -163,7 +202,7 @@ def test_a_run_starts_from_other_weights(whole, tmp_path, capsys):
     weights = str(whole.out / 'last.safetensors')
     same = Trainer(make_config(tmp_path, weights=weights), make_source())
     assert 'all of them fit' in capsys.readouterr().out
-    learnt, _ = load_network(weights)
+    learnt, card = load_network(weights)
     for name, tensor in learnt.state_dict().items():
         torch.testing.assert_close(same.network.state_dict()[name], tensor, msg=name)
         torch.testing.assert_close(same.average.network.state_dict()[name], tensor, msg=name)
@@ -177,6 +216,12 @@ def test_a_run_starts_from_other_weights(whole, tmp_path, capsys):
     for name, tensor in learnt.state_dict().items():
         if not name.startswith('decoders.segmentation.4'):
             torch.testing.assert_close(other.network.state_dict()[name], tensor, msg=name)
+
+    renamed = make_source()
+    renamed.labels = LabelSet('mine', tuple('abcdefghijklm'), NYUV2_13.colors)
+    save_checkpoint(tmp_path / 'named', learnt, replace(card, labels=NYUV2_13))
+    Trainer(make_config(tmp_path, weights=str(tmp_path / 'named')), renamed)
+    assert 'these start anew: decoders.segmentation.4\n' in capsys.readouterr().out
 
     with pytest.raises(CheckpointError, match=r'(?s)is a resnet18.*mis-shaped: trunk\.layer1'):
         Trainer(make_config(tmp_path, weights=weights, backbone='resnet50'), make_source())
