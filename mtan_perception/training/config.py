@@ -127,7 +127,8 @@ class TrainConfig:
     seed: int = 0
     device: str = 'auto'
     precision: str = 'auto'
-    """fp32, bf16 (mixed) or fp64; auto: bf16 where the device has it, on CPUs fp32."""
+    """fp32, bf16 (mixed) or fp64; auto: bf16 where the device is made for it (GPUs from Ampere on,
+    CPUs with AMX), else fp32."""
     threads: int = 0
     """Threads of the CPU; 0 for one a core."""
     out: str = 'runs/train'

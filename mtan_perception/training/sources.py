@@ -222,7 +222,7 @@ def count_steps(epochs: float, length: int | None, batch: float) -> int:
     """Return the steps of so many epochs at a mean batch; ValueError for an endless data set."""
     if length is None:
         raise ValueError('epochs: synthetic rooms have no end; give minutes or steps')
-    return math.ceil(epochs * length / batch)
+    return math.ceil(round(epochs * length / batch, 6))  # a mean batch is rounded
 
 
 def _move(batch: Batch, device: torch.device) -> Batch:

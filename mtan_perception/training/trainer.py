@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from mtan_perception.checkpoint import CheckpointError, save_checkpoint, start_from
-from mtan_perception.inference.devices import choose_device
+from mtan_perception.inference.devices import choose_device, uses_matrix_units
 from mtan_perception.network.dilated_resnet import load_pretrained
 from mtan_perception.tasks import SEGMENTATION
 from mtan_perception.training import distributed
@@ -134,10 +134,11 @@ class Trainer:
         return self._count_steps(1)
 
     def _count_steps(self, epochs: float) -> int:
-        shares = [end.until - begin for begin, end in zip(
-            (0.0, *(stage.until for stage in self.stages)), self.stages)]
-        return count_steps(epochs, self.source.length, sum(
-            share * stage.batch for share, stage in zip(shares, self.stages, strict=True)))
+        begin, batch = 0.0, 0.0
+        for stage in self.stages:
+            batch += (stage.until - begin) * stage.batch
+            begin = stage.until
+        return count_steps(epochs, self.source.length, batch)
 
     def _make_network(self) -> nn.Module:
         config = self.config
@@ -577,8 +578,9 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
 def _choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, bool]:
     """Return the type of the weights, and whether to compute in bfloat16 where that is safe."""
     if name == 'auto':
-        modern = device.type == 'cuda' and torch.cuda.get_device_capability(device) >= (8, 0)
-        name = 'bf16' if modern else 'fp32'
+        has_units = (torch.cuda.get_device_capability(device) >= (8, 0)
+                     if device.type == 'cuda' else uses_matrix_units())
+        name = 'bf16' if has_units else 'fp32'
     if name not in ('fp32', 'bf16', 'fp64'):
         raise ValueError(f'precision: {name!r}; choose auto, fp32, bf16 or fp64')
     return torch.float64 if name == 'fp64' else torch.float32, name == 'bf16'

@@ -241,6 +241,14 @@ def test_a_few_steps_of_every_kind_lower_the_loss(tmp_path, keys):
     assert history[-1] < 0.9 * history[0]
 
 
+@pytest.mark.parametrize('units', (True, False), ids='matrix units: {}'.format)
+def test_a_processor_with_matrix_units_trains_in_bfloat16(tmp_path, monkeypatch, units):
+    monkeypatch.setattr(trainer_module, 'uses_matrix_units', lambda: units)
+    trainer = Trainer(make_config(tmp_path), make_source())
+    assert trainer.autocast is units
+    assert next(trainer.network.parameters()).dtype == torch.float32
+
+
 def test_two_processes_train_as_one_does(tmp_path):
     """The frames of one process lack more truth than those of the other."""
     two = subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', '--standalone',

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 import functools
 import logging
-import os
-from pathlib import Path
 import time
 from typing import Any
 
@@ -21,6 +19,7 @@ from mtan_perception.inference.convolution import (
     Factory,
     split_convolution,
 )
+from mtan_perception.inference.devices import uses_matrix_units
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.mapped_weights import optimize_mapped, reading_once
 from mtan_perception.inference.optimize import OptimizedMTAN
@@ -159,17 +158,3 @@ def _fastest(precision: str) -> Factory:
     if precision != 'fp32':
         return Convolution
     return split_convolution if uses_matrix_units() else cpu_convolution
-
-
-def uses_matrix_units() -> bool:
-    """
-    Tell whether the processor multiplies bfloat16 eight times as fast as float32: AMX.
-
-    With `MTAN_AMX=0` in the environment it counts as one that does not.
-    """
-    if os.environ.get('MTAN_AMX') == '0':
-        return False
-    try:
-        return ' amx_bf16' in Path('/proc/cpuinfo').read_text()
-    except OSError:  # not on Linux
-        return False
