@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
     """Train, or go on training."""
     import torch
 
+    from mtan_perception.inference.devices import is_out_of_memory
     from mtan_perception.training import distributed
     from mtan_perception.training.config import make_config, read_yaml
     from mtan_perception.training.trainer import Trainer
@@ -64,6 +65,12 @@ def run(args: argparse.Namespace) -> None:
                              'replace; take it up with --resume, or choose another folder with '
                              '--out')
         trainer.train()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(f'{str(error).splitlines()[0]} What helps: smaller batches or images '
+                         '(stages=), fewer rendered frames (pool_gigabytes=), a lighter backbone; '
+                         'what was trained so far is in --out') from error
     finally:
         signal.signal(signal.SIGTERM, former)
         distributed.stop()

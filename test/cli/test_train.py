@@ -10,11 +10,13 @@ import sys
 import time
 
 import pytest
+import torch
 
 from mtan_perception.checkpoint import load_network
 from mtan_perception.cli.main import main
 from mtan_perception.training.config import PRESETS
 from mtan_perception.training.state import read_state
+from mtan_perception.training.trainer import Trainer
 
 # Training needs torch, numpy and safetensors alone: all that others may have installed is hidden.
 BARE = """
@@ -91,3 +93,15 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, arguments, message)
     error = capsys.readouterr().err
     assert error.startswith('mtan train: error: ')
     assert message in error
+
+
+def test_a_device_that_is_full_is_an_error_with_a_way_out(tmp_path, capsys, monkeypatch):
+    """A GPU's fault, which only a GPU could have."""
+    def train(self):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.\nSee above')
+
+    monkeypatch.setattr(Trainer, 'train', train)
+    assert main(['train', '--steps', '1', '--out', str(tmp_path), 'head_channels=4']) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('mtan train: error: CUDA out of memory. Tried to allocate 2.00 GiB. ')
+    assert 'smaller batches' in error and 'See above' not in error
