@@ -44,6 +44,8 @@ TRAIN = $(BIN)/python -m mtan_perception.cli train --preset default
 FIRST ?= 120
 SECOND ?= 85
 SECOND_STAGES = 0.3:144x192:6:4,1:288x384:4:3
+THIRD ?= 82
+THIRD_STAGES = 0.25:144x192:6:4,1:288x384:4:4
 resumed = $(if $(wildcard $(1)/state.pt),--resume)
 
 .PHONY: help setup demo test lint bench weights build clean
@@ -55,7 +57,7 @@ help: ## Show this list
 	@echo '  ROS_DISTRO=kilted|jazzy   which ROS 2 wheels (now $(ROS_DISTRO), in $(VENV))'
 	@echo '  PYTHON=python3.12         which Python, 3.11 or 3.12 (now $(PYTHON))'
 	@echo '  SOURCE=x DURATION=s       demo: camera index, video, image, folder or synthetic; seconds'
-	@echo '  FIRST=120 SECOND=85       weights: minutes of the two runs'
+	@echo '  FIRST=120 SECOND=85 THIRD=82  weights: minutes of the three runs'
 	@echo "  ARGS='-k codec'           test: options for pytest; demo: further options"
 
 setup: $(STAMP) ## Create the virtual environment, once: ROS 2 wheels, torch, this package
@@ -77,12 +79,15 @@ bench: $(STAMP) ## Measure the network beside the original, and the node (ARGS=-
 	  $(if $(filter --network --node,$(ARGS)),,--network --node) \
 	  $(if $(JSON),--json '$(JSON)') $(ARGS))
 
-# From scratch, then once more in other rooms. What was interrupted is taken up again.
-weights: $(STAMP) ## Train the default weights on two CPU cores, 3.5 hours; a second call goes on
+# From scratch, then twice more in other rooms. What was interrupted is taken up again.
+weights: $(STAMP) ## Train the default weights on two CPU cores, five hours; a second call goes on
 	@$(call foreground,$(TRAIN) --minutes $(FIRST) --out runs/first $(call resumed,runs/first))
 	@$(call foreground,$(TRAIN) --minutes $(SECOND) --out runs/second $(call resumed,runs/second) \
 	  --seed 1 weights=runs/first/best.safetensors learning_rate=0.0006 \
 	  stages=$(SECOND_STAGES))
+	@$(call foreground,$(TRAIN) --minutes $(THIRD) --out runs/third $(call resumed,runs/third) \
+	  --seed 2 weights=runs/second/best.safetensors learning_rate=0.0006 \
+	  stages=$(THIRD_STAGES))
 
 build: $(STAMP) ## Build with colcon into build/ and install/
 	@$(BIN)/python -m colcon build --base-paths . --packages-select mtan_perception $(ARGS)

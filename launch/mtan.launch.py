@@ -6,6 +6,7 @@ Start mtan_node on a camera.
     ros2 launch mtan_perception mtan.launch.py image:=/camera/image_raw
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
@@ -14,6 +15,7 @@ from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+import yaml
 
 CONFIG = Path(__file__).resolve().parent.parent / 'config'
 
@@ -67,9 +69,14 @@ def generate_launch_description() -> LaunchDescription:
             'respawn', default_value='false', description='start the node again when it ends'),
         DeclareLaunchArgument('rviz', default_value='false', description='open the RViz view'),
         DeclareLaunchArgument(
+            'rviz_frame', default_value='',
+            description="RViz's fixed frame, for example the frame_id of your images; empty: that "
+            'of config/mtan.rviz, camera_optical_frame'),
+        DeclareLaunchArgument(
             'nav2', default_value='false',
             description='make points and obstacles fit for config/nav2_costmap.yaml: leave the '
-            'ceiling and flying points out (docs/navigation.md)'),
+            'ceiling and flying points out, whatever points.classes and points.max_edge_angle '
+            'are in params_file (docs/navigation.md)'),
         OpaqueFunction(function=fast_dds_profile),
         OpaqueFunction(function=nodes),
     ])
@@ -100,20 +107,22 @@ def nodes(context: LaunchContext) -> list[Node]:
                  for key, kind, _ in OVERRIDES if arguments[key]}
     if IfCondition(LaunchConfiguration('nav2')).evaluate(context):
         overrides = NAV2 | overrides
-    parameters = [params_file(context)] + ([overrides] if overrides else [])
+    file = params_file(context)
+    parameters = [file] + ([overrides] if overrides else [])
     remappings = [('image', image), ('camera_info', camera_info)]
-    cameras = overrides.get('cameras')
+    cameras = [camera for camera in overrides.get('cameras', cameras_in(file, name)) if camera]
     if cameras:  # Each has its topics below its name; the view shows the first.
         if image.startswith('/'):
-            raise ValueError(f'image:={image}: with cameras:=... it is looked for below the name '
-                             'of each camera; leave out the first /')
+            raise ValueError(f'image:={image}: with several cameras it is looked for below the '
+                             f'name of each ({", ".join(cameras)}); leave out the first /')
         remappings = [(f'{camera}/{topic}', f'{camera}/{name}')
                       for camera in cameras for topic, name in remappings]
         image, prefix = f'{cameras[0]}/{image}', f'{prefix}/{cameras[0]}'
     return [
         Node(
             package='rviz2', executable='rviz2', name='rviz', namespace=namespace,
-            arguments=['--display-config', str(CONFIG / 'mtan.rviz')],
+            arguments=['--display-config', str(CONFIG / 'mtan.rviz')] + (
+                ['--fixed-frame', frame] if (frame := arguments['rviz_frame']) else []),
             remappings=[('/image', image)] + [
                 (f'/mtan/{topic}', f'{prefix}/{topic}')
                 for topic in COLOR_TOPICS + DEPTH_TOPICS + CLOUD_TOPICS],
@@ -140,6 +149,26 @@ def params_file(context: LaunchContext) -> str:
     if not path.is_file():
         raise FileNotFoundError(f'params_file:={path}: there is no such file')
     return str(path)
+
+
+def cameras_in(file: str, name: str) -> list[str]:
+    """Return the parameter `cameras` of a node in a parameter file: it decides on the topics."""
+    cameras = []
+    with open(file, encoding='utf-8') as stream:  # so that an error names it
+        tree = yaml.safe_load(stream)
+    for parameters in parameters_in(tree, name):
+        cameras = parameters.get('cameras', cameras)
+    return cameras
+
+
+def parameters_in(tree: dict, name: str) -> Iterator[dict]:
+    """Yield what a parameter file has for a node, in whatever namespace, or for all nodes."""
+    for key, entries in tree.items() if isinstance(tree, dict) else ():
+        if isinstance(entries, dict) and 'ros__parameters' in entries:
+            if key.rpartition('/')[2] in ('*', '**', name):
+                yield entries['ros__parameters']
+        else:
+            yield from parameters_in(entries, name)
 
 
 def parameter_value(context: LaunchContext, name: str, kind: type):

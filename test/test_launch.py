@@ -224,6 +224,23 @@ def test_several_cameras_have_their_topics_below_their_names(launch):
     assert rules['/mtan/depth/color'] == '/mtan/front/depth/color'
 
 
+@pytest.mark.parametrize('content', [
+    '/**: {ros__parameters: {cameras: [front, left]}}',
+    '/robot/mtan: {ros__parameters: {cameras: [front, left], max_rate: 1.0}}',
+    'robot: {mtan: {ros__parameters: {cameras: [front, left]}}}\n'
+    'other: {ros__parameters: {cameras: [none]}}',
+], ids=['all nodes', 'one node', 'below a namespace'])
+def test_cameras_of_a_params_file_have_their_topics_below_their_names(launch, tmp_path, content):
+    path = tmp_path / 'own.yaml'
+    path.write_text(content)
+    node = launch('mtan.launch.py', f'params_file:={path}', 'image:=image_raw')['mtan_node']
+    assert {k: v for k, v in node.rules.items() if '/' in k} == {
+        'front/image': 'front/image_raw', 'front/camera_info': 'front/camera_info',
+        'left/image': 'left/image_raw', 'left/camera_info': 'left/camera_info'}
+    text = launch('mtan.launch.py', f'params_file:={path}', 'image:=/image_raw', fails=True)
+    assert 'below the name of each (front, left); leave out the first /' in text
+
+
 def test_nav2_sets_what_the_costmap_needs(launch):
     node = launch('mtan.launch.py', 'nav2:=true', 'confidence_threshold:=0.4')['mtan_node']
     assert node.overrides == {'points.classes': ['-ceiling'], 'points.max_edge_angle': 80.0,
@@ -273,6 +290,9 @@ def test_rviz_shows_the_topics_of_this_node(launch):
             assert shown in view or shown == '/mtan/depth/camera_info'
     assert rviz.rules['/image'] == '/cam/image'
     assert sum(shown.startswith('/mtan/') for shown in rviz.rules) == 7
+    assert '--fixed-frame' not in rviz.argv
+    argv = launch('mtan.launch.py', 'rviz:=true', 'rviz_frame:=base_link')['rviz2'].argv
+    assert argv[argv.index('--fixed-frame') + 1] == 'base_link'
 
 
 def test_demo_starts_a_camera_and_the_node_on_it(launch):

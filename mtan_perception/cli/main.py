@@ -9,6 +9,8 @@ the parsed arguments. Heavy imports belong inside that function, so that help co
 
 import argparse
 from collections.abc import Sequence
+import os
+import signal
 import sys
 
 from mtan_perception import __version__
@@ -30,20 +32,33 @@ COMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 after an error, which is printed in one piece."""
+    """
+    Run the command line; return 0, or 2 after an error, which is printed in one piece.
+
+    As usual, the code is 128 and a signal's number after Ctrl-C or where nobody reads on.
+    """
     parser = argparse.ArgumentParser(
         prog='mtan', description='Segmentation, depth and surface normals from one network.')
     parser.add_argument('--version', action='version', version=f'mtan_perception {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     for command in COMMANDS:
         command.add_parser(subparsers)
-    args = parser.parse_args(argv)
+    args, others = parser.parse_known_args(argv)
+    if others:
+        # argparse gives key=value only from the first place where there are some.
+        if args.command != 'train' or not all(map(train.is_key, others)):
+            parser.error(f'unrecognized arguments: {" ".join(others)}')
+        args.keys += others
     share_cores()
     try:
         args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (OSError, ValueError) as error:  # our own errors are ValueErrors, made to be read
         print(f'mtan {args.command}: error: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
     return 0

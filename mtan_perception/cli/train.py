@@ -33,6 +33,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                         help='take up the run in --out where it stopped')
 
 
+def is_key(argument: str) -> bool:
+    """Tell whether an argument is key=value, which may stand anywhere."""
+    return not argument.startswith('-') and '=' in argument
+
+
 def run(args: argparse.Namespace) -> None:
     """Train, or go on training."""
     import torch

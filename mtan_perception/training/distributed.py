@@ -83,7 +83,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         """Normalise x of (N, C, H, W) over each channel."""
         if not (self.training and is_parallel()):
             return super().forward(x)
-        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        # As torch's own: moments in float32 at least, the result in the type of x.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
         means, variances = _Gather.apply(torch.stack((mean, variance))).unbind(1)
         mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)
@@ -94,7 +96,8 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(variance * (count / max(1, count - 1)), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        y = (wide - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        return y.to(x.dtype)
 
 
 def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:

@@ -8,7 +8,7 @@ is described in a YAML file (see config/datasets/example.yaml).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 import math
 from pathlib import Path
 from typing import Any
@@ -188,11 +188,11 @@ def _layout(content: Any, path: Path) -> tuple[Layout, Path]:
         except (TypeError, ValueError) as error:
             raise ValueError(f'tasks: {name}: {error}') from error
         labels = own_labels if name == SEGMENTATION else labels
+    folders = _mapping('folders', entries.get('folders', {'train': 'train', 'test': 'test'}),
+                       {'train', 'test'})
     layout = Layout(str(entries.get('name', path.stem)), entries['image'], targets, labels,
-                    intrinsics=_intrinsics(entries.get('intrinsics')))
-    if 'folders' in entries:
-        folders = _mapping('folders', entries['folders'], {'train', 'test'})
-        layout = replace(layout, folders={key: str(value) for key, value in folders.items()})
+                    {key: str(value) for key, value in folders.items()},
+                    _intrinsics(entries.get('intrinsics')))
     return layout, root
 
 

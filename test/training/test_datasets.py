@@ -179,6 +179,18 @@ def test_a_normal_picture_is_read_as_vectors(pictures):
     assert not normal[:, :4].any()
 
 
+def test_folders_are_train_and_test_unless_they_are_named(pictures):
+    entries = yaml.safe_load(pictures.read_text())
+    (pictures.parent / 'test').rename(pictures.parent / 'val')
+    entries['folders'] = {'train': 'train', 'test': 'val'}
+    pictures.write_text(yaml.safe_dump(entries))
+    named = open_dataset('folder', pictures, 'test').ids
+    (pictures.parent / 'val').rename(pictures.parent / 'test')
+    del entries['folders']
+    pictures.write_text(yaml.safe_dump(entries))
+    assert open_dataset('folder', pictures, 'test').ids == named
+
+
 def test_holes_of_normals_are_unknown(pictures):
     """Black in a picture; in an array the vector that is ignored, not each -1 of a good one."""
     import cv2

@@ -264,6 +264,8 @@ def test_two_processes_train_as_one_does(tmp_path):
                   for processes in ('one', 'two')]
         assert len(curves[0]) == 3
         torch.testing.assert_close(*curves, rtol=0, atol=1e-5)
+    mixed = torch.tensor(read_losses(tmp_path / 'two' / 'bf16'))
+    assert mixed.shape == (1, 3) and mixed.isfinite().all()
     # However each draws its numbers, or their weights would drift apart.
     gradients = [torch.load(tmp_path / 'two' / f'gradients_{rank}.pt') for rank in (0, 1)]
     torch.testing.assert_close(*gradients, rtol=0, atol=0)

@@ -67,6 +67,12 @@ def train_both(out):
                             precision='fp64', validation_frames=1), make_source()).train()
 
 
+def train_mixed(out):
+    """Train in bfloat16 where that is safe."""
+    Trainer(make_config(f'{out}/bf16', steps=1, precision='bf16', validation_frames=1),
+            make_source()).train()
+
+
 def combine_conflicting(out):
     """Write the gradients that a process gets from three tasks that conflict, step by step."""
     rank, _, _ = distributed.start()
@@ -84,4 +90,5 @@ def combine_conflicting(out):
 
 if __name__ == '__main__':
     train_both(sys.argv[1])
+    train_mixed(sys.argv[1])
     combine_conflicting(sys.argv[1])
