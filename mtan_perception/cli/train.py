@@ -18,7 +18,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                     'best.safetensors and last.safetensors.')
     parser.set_defaults(run=run)
     parser.add_argument('keys', nargs='*', metavar='key=value',
-                        help='any key of the configuration, for example learning_rate=0.0005')
+                        help='any key of the configuration, for example learning_rate=0.0005; '
+                             'before the options or after them')
     parser.add_argument('--config', type=Path, metavar='FILE.yaml')
     parser.add_argument('--preset', help='a recipe that suits the device: default')
     parser.add_argument('--data', help='synthetic, nyuv2, cityscapes, cityscapes_19 or folder')

@@ -289,7 +289,7 @@ class Camera:
             self._node.get_logger().warning(
                 f"{topic} describes a lens with distortion, and '{self.image_topic}' does not "
                 'seem to be rectified: depth, normals and clouds will be bent; run image_proc and '
-                'subscribe to its image_rect_color')
+                'subscribe to its image_rect')
 
     # -- What goes wrong ---------------------------------------------------------------------
 

@@ -73,8 +73,8 @@ class TrainConfig:
     pretrained: str = ''
     """Path of a torchvision ResNet state dict for the trunk, or imagenet to fetch one."""
     weights: str = ''
-    """Weights to start from: the path of a weights file, or default. A task with other channels
-    starts anew; the trunk has to fit."""
+    """Weights to start from: the path of a weights file, or default. Classes with other names, or
+    of another number, start anew; the trunk has to fit."""
 
     minutes: float = 0.0
     """Length of the training by time, the last validation included; or give epochs or steps."""

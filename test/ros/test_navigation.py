@@ -243,9 +243,9 @@ def test_a_camera_that_joins_its_pixels(robot, frame):
 
 def test_a_rectified_image_has_the_distortion_of_its_lens_beside_it(robot, collect):
     """As image_proc publishes it: no word about rectifying what says that it is rectified."""
-    robot.images = robot.node.create_publisher(Image, 'image_rect_color', 1)
+    robot.images = robot.node.create_publisher(Image, 'image_rect', 1)
     robot.camera_info.d = [0.1, -0.2, 0.01, 0.02, 0.3]
-    child = start(robot, '-r', 'image:=image_rect_color')
+    child = start(robot, '-r', 'image:=image_rect')
     robot.exchange(collect(PointCloud2, '/mtan/points'))
     assert 'image_proc' not in child.output
 
