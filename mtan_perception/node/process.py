@@ -17,6 +17,12 @@ from rclpy.utilities import try_shutdown
 
 AnyNode = TypeVar('AnyNode', bound=Node)
 
+_executors: list[SingleThreadedExecutor] = []
+"""
+Kept to the end of the process. At a signal a thread of rclpy's wakes the executors, one after the
+other; if one is freed before it is through, by a garbage collection, the process crashes.
+"""
+
 
 def start(name: str, make: Callable[[], AnyNode], args: list[str] | None) -> AnyNode:
     """
@@ -51,6 +57,7 @@ def spin(node: Node, is_done: Callable[[], bool] = lambda: False) -> None:
             try:
                 if executor is None:  # Inside, since ROS may end before there is one.
                     executor = SingleThreadedExecutor()
+                    _executors.append(executor)
                     executor.add_node(node)
                 executor.spin_once(timeout_sec=0.1)
             except RCLError as error:

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import cv2
@@ -288,6 +290,25 @@ def test_signals_end_the_node_cleanly(robot, collect, number):
     left = [path for path in shared if path.exists()]
     assert not left, 'Fast DDS segments of tens of megabytes are left behind'
     assert 'Traceback' not in child.output
+
+
+SPIN = """
+import gc
+import rclpy
+from rclpy.node import Node
+from mtan_perception.node.process import spin
+
+rclpy.init()
+node = Node('spun')
+spin(node, iter((False, True)).__next__)
+gc.collect()
+assert node.executor is not None
+"""
+
+
+def test_an_executor_is_there_to_the_end(ros_domain):
+    """A thread of rclpy's wakes it at a signal, and may come late."""
+    subprocess.run([sys.executable, '-c', SPIN], check=True, timeout=60)
 
 
 BAD_IMAGES = {
