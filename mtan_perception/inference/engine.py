@@ -246,7 +246,8 @@ class Engine:
         return outputs
 
     def _build(self, backend: str) -> None:
-        self._backend = build_backend(backend, lambda: load_network(self._weights)[0],
+        weights = self._weights  # Not the engine, or the two would keep each other in memory.
+        self._backend = build_backend(backend, lambda: load_network(weights)[0],
                                       self.device, self.precision, self.card.normal_axes)
         self.precision = self._backend.precision
 

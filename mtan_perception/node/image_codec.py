@@ -101,7 +101,10 @@ def decode_compressed(message) -> np.ndarray:
     :raises ImageError: when the data is empty or not an image.
     """
     data = np.frombuffer(message.data, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # its header tells of more pixels than OpenCV would make room for
+        image = None
     if image is None:
         raise ImageError(
             f"{data.size} bytes of format '{message.format}' are not an image that OpenCV can "

@@ -13,6 +13,7 @@ import sys
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -53,7 +54,9 @@ class MtanNode(LifecycleNode):
             Camera(self, name, self._worker.offer, gravity) for name in self._settings.cameras]
         self._label_topics = LabelTopics(self, SEGMENTATION)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
-        self.create_timer(DIAGNOSTICS_PERIOD, self._publish_diagnostics)
+        # By a clock that runs whether or not somebody publishes /clock.
+        self.create_timer(DIAGNOSTICS_PERIOD, self._publish_diagnostics,
+                          clock=Clock(clock_type=ClockType.STEADY_TIME))
         # Last: the publishers' own qos_overrides parameters would come through it as well.
         self.add_on_set_parameters_callback(self._on_set_parameters)
         if self._settings.autostart:

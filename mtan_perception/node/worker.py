@@ -109,6 +109,7 @@ class Worker:
                 self._process(frames)
             else:
                 _run_job(*job)
+                job = None  # Its result, an engine, may be freed before the next one comes.
 
     def _frame_is_due(self) -> bool:
         return bool(self._frames) and time.monotonic() >= self._last_due + self._min_period

@@ -3,9 +3,11 @@
 """The engine: its outputs' form and place, its settings, and what it refuses."""
 
 from dataclasses import replace
+import gc
 import logging
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -37,6 +39,23 @@ def engine():
 def image():
     """Return noise of another aspect than the input size."""
     return np.random.default_rng(0).integers(0, 256, (120, 150, 3), np.uint8)
+
+
+@pytest.mark.parametrize('backend', ('torch', 'openvino', 'onnxruntime'))
+def test_an_engine_is_freed_when_it_goes(backend, image):
+    """Hundreds of megabytes do not wait for a garbage collection."""
+    if backend != 'torch':
+        pytest.importorskip(backend)
+    engine = Engine('random', 'cpu', input_size=SIZE, backend=backend)
+    engine.infer(image)
+    gone = weakref.ref(engine._backend)
+    gc.collect()
+    gc.disable()
+    try:
+        del engine
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 class Copy:

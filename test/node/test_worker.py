@@ -5,6 +5,7 @@
 from itertools import pairwise
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -82,6 +83,16 @@ def test_a_job_hands_over_its_error_and_the_thread_goes_on(worker):
     with pytest.raises(ZeroDivisionError):
         worker.submit(lambda: 1 / 0).result(timeout=5)
     assert worker.submit(lambda: 'alive').result(timeout=5) == 'alive'
+
+
+def test_a_finished_job_is_not_kept(worker):
+    future = worker.submit(Recorder)
+    gone = weakref.ref(future.result(timeout=5))
+    del future
+    end = time.monotonic() + 5
+    while gone() is not None and time.monotonic() < end:
+        time.sleep(0.01)
+    assert gone() is None
 
 
 def test_a_cleared_frame_is_not_processed(worker, recorder):

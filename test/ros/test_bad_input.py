@@ -46,6 +46,12 @@ def warned(robot, child, text: str) -> bool:
     return True
 
 
+def test_without_a_clock_the_diagnostics_still_come(robot):
+    """A bag that is paused, or played without --clock, is when they are needed."""
+    robot.start(use_sim_time=True)
+    assert robot.spin_until(lambda: robot.says('last warning', 'no image has come'), 15.0)
+
+
 def test_no_camera_info(robot, room, collect):
     clouds, depth = collect(PointCloud2, '/mtan/points'), collect(Image, '/mtan/depth/image_rect')
     robot.camera_info = None
