@@ -102,6 +102,7 @@ def nodes(context: LaunchContext) -> list[Node]:
     image = arguments['image']
     camera_info = arguments['camera_info'] or beside(image, 'camera_info')
     namespace, name = arguments['namespace'].strip('/'), arguments['name']
+    rviz_frame = arguments['rviz_frame']
     prefix = f'/{namespace}/{name}' if namespace else f'/{name}'
     overrides = {key: parameter_value(context, key, kind)
                  for key, kind, _ in OVERRIDES if arguments[key]}
@@ -110,7 +111,7 @@ def nodes(context: LaunchContext) -> list[Node]:
     file = params_file(context)
     parameters = [file] + ([overrides] if overrides else [])
     remappings = [('image', image), ('camera_info', camera_info)]
-    cameras = [camera for camera in overrides.get('cameras', cameras_in(file, name)) if camera]
+    cameras = [camera for camera in overrides.get('cameras') or cameras_in(file, name) if camera]
     if cameras:  # Each has its topics below its name; the view shows the first.
         if image.startswith('/'):
             raise ValueError(f'image:={image}: with several cameras it is looked for below the '
@@ -122,7 +123,7 @@ def nodes(context: LaunchContext) -> list[Node]:
         Node(
             package='rviz2', executable='rviz2', name='rviz', namespace=namespace,
             arguments=['--display-config', str(CONFIG / 'mtan.rviz')] + (
-                ['--fixed-frame', frame] if (frame := arguments['rviz_frame']) else []),
+                ['--fixed-frame', rviz_frame] if rviz_frame else []),
             remappings=[('/image', image)] + [
                 (f'/mtan/{topic}', f'{prefix}/{topic}')
                 for topic in COLOR_TOPICS + DEPTH_TOPICS + CLOUD_TOPICS],

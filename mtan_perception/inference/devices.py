@@ -71,8 +71,7 @@ def choose_precision(name: str, device: torch.device) -> str:
     supported = ['fp32', 'bf16']
     if device.type == 'cuda':
         supported = ['fp32', 'fp16']
-        # Older devices only emulate bf16, slower than fp32.
-        if torch.cuda.get_device_capability(device) >= (8, 0):
+        if is_made_for_bfloat16(device):
             supported.append('bf16')
     if name == 'auto':
         return 'fp16' if device.type == 'cuda' else 'fp32'
@@ -81,6 +80,13 @@ def choose_precision(name: str, device: torch.device) -> str:
                         name, device, ', '.join(supported))
         return 'fp32'
     return name
+
+
+def is_made_for_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device is faster in bfloat16 than in float32; others emulate it."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return uses_matrix_units()
 
 
 def uses_matrix_units() -> bool:

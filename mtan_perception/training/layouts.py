@@ -8,7 +8,7 @@ is described in a YAML file (see config/datasets/example.yaml).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import math
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ class Layout:
     image: str
     targets: dict[str, Target]
     labels: LabelSet | None = None
-    folders: Mapping[str, str] = field(default_factory=lambda: {'train': 'train', 'test': 'val'})
+    folders: Mapping[str, str] = field(default_factory=lambda: {'train': 'train', 'test': 'test'})
     intrinsics: tuple[float, ...] | str | None = None
 
     def __post_init__(self) -> None:
@@ -139,7 +139,8 @@ def _author_layout(name: str, labels: LabelSet, label_folder: str, depth: str,
     path = '{{split}}/{}/{{id}}.npy'.format
     return Layout(name, path('image'), {
         SEGMENTATION: Target(CLASSIFICATION, len(labels.names), path(label_folder), ignore=(-1,)),
-        DEPTH: Target(depth, 1, path('depth')), **targets}, labels, intrinsics='intrinsics.npy')
+        DEPTH: Target(depth, 1, path('depth')), **targets}, labels,
+        {'train': 'train', 'test': 'val'}, 'intrinsics.npy')
 
 
 LAYOUTS = {layout.name: layout for layout in (
@@ -188,11 +189,11 @@ def _layout(content: Any, path: Path) -> tuple[Layout, Path]:
         except (TypeError, ValueError) as error:
             raise ValueError(f'tasks: {name}: {error}') from error
         labels = own_labels if name == SEGMENTATION else labels
-    folders = _mapping('folders', entries.get('folders', {'train': 'train', 'test': 'test'}),
-                       {'train', 'test'})
     layout = Layout(str(entries.get('name', path.stem)), entries['image'], targets, labels,
-                    {key: str(value) for key, value in folders.items()},
-                    _intrinsics(entries.get('intrinsics')))
+                    intrinsics=_intrinsics(entries.get('intrinsics')))
+    if 'folders' in entries:
+        folders = _mapping('folders', entries['folders'], {'train', 'test'})
+        layout = replace(layout, folders={key: str(value) for key, value in folders.items()})
     return layout, root
 
 

@@ -218,11 +218,15 @@ def make_card(source: RoomSource | FileSource, config: TrainConfig) -> ModelCard
         depth_unit=source.depth_unit)
 
 
-def count_steps(epochs: float, length: int | None, batch: float) -> int:
-    """Return the steps of so many epochs at a mean batch; ValueError for an endless data set."""
+def count_steps(epochs: float, length: int | None, stages: Sequence[Stage]) -> int:
+    """Return the steps of so many epochs; ValueError for an endless data set."""
     if length is None:
         raise ValueError('epochs: synthetic rooms have no end; give minutes or steps')
-    return math.ceil(round(epochs * length / batch, 6))  # a mean batch is rounded
+    begin, batch = 0.0, 0.0  # the batch on average, by each stage's share of the training
+    for stage in stages:
+        batch += (stage.until - begin) * stage.batch
+        begin = stage.until
+    return math.ceil(round(epochs * length / batch, 6))  # the average is not exact
 
 
 def _move(batch: Batch, device: torch.device) -> Batch:

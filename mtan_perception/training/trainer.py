@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from mtan_perception.checkpoint import CheckpointError, save_checkpoint, start_from
-from mtan_perception.inference.devices import choose_device, uses_matrix_units
+from mtan_perception.inference.devices import choose_device, is_made_for_bfloat16
 from mtan_perception.network.dilated_resnet import load_pretrained
 from mtan_perception.tasks import SEGMENTATION
 from mtan_perception.training import distributed
@@ -123,7 +123,8 @@ class Trainer:
         if sum(map(bool, (config.minutes, config.epochs, config.steps))) != 1:
             raise ValueError('length: give one of minutes, epochs and steps')
         if not config.minutes:
-            return Budget(None, config.steps or self._count_steps(config.epochs))
+            return Budget(None, config.steps or count_steps(
+                config.epochs, self.source.length, self.stages))
         seconds = 60 * config.minutes
         closing = min(max(_CLOSING * seconds, _CLOSING_LEAST), _CLOSING_MOST)
         return Budget(max(0.5 * seconds, seconds - closing), None)
@@ -131,14 +132,7 @@ class Trainer:
     def _period(self) -> int:
         if self.source.length is None:
             return self.config.period
-        return self._count_steps(1)
-
-    def _count_steps(self, epochs: float) -> int:
-        begin, batch = 0.0, 0.0
-        for stage in self.stages:
-            batch += (stage.until - begin) * stage.batch
-            begin = stage.until
-        return count_steps(epochs, self.source.length, batch)
+        return count_steps(1, self.source.length, self.stages)
 
     def _make_network(self) -> nn.Module:
         config = self.config
@@ -578,9 +572,7 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
 def _choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, bool]:
     """Return the type of the weights, and whether to compute in bfloat16 where that is safe."""
     if name == 'auto':
-        has_units = (torch.cuda.get_device_capability(device) >= (8, 0)
-                     if device.type == 'cuda' else uses_matrix_units())
-        name = 'bf16' if has_units else 'fp32'
+        name = 'bf16' if is_made_for_bfloat16(device) else 'fp32'
     if name not in ('fp32', 'bf16', 'fp64'):
         raise ValueError(f'precision: {name!r}; choose auto, fp32, bf16 or fp64')
     return torch.float64 if name == 'fp64' else torch.float32, name == 'bf16'

@@ -20,7 +20,7 @@ from mtan_perception.checkpoint import (
     read_card,
     save_checkpoint,
 )
-from mtan_perception.inference import Engine
+from mtan_perception.inference import devices, Engine
 from mtan_perception.labels import LabelSet, NYUV2_13
 from mtan_perception.tasks import NYUV2_TASKS
 from mtan_perception.training import trainer as trainer_module
@@ -243,7 +243,7 @@ def test_a_few_steps_of_every_kind_lower_the_loss(tmp_path, keys):
 
 @pytest.mark.parametrize('units', (True, False), ids='matrix units: {}'.format)
 def test_a_processor_with_matrix_units_trains_in_bfloat16(tmp_path, monkeypatch, units):
-    monkeypatch.setattr(trainer_module, 'uses_matrix_units', lambda: units)
+    monkeypatch.setattr(devices, 'uses_matrix_units', lambda: units)
     trainer = Trainer(make_config(tmp_path), make_source())
     assert trainer.autocast is units
     assert next(trainer.network.parameters()).dtype == torch.float32
