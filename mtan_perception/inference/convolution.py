@@ -18,7 +18,9 @@ ACTIVATIONS = {None: lambda y: y, 'relu': torch.relu_, 'sigmoid': torch.sigmoid_
 
 # With more, too much of a Winograd tile lies outside the map, where a convolution saves its taps.
 _MAX_NEAR_DILATION = 4
-# With fewer channels than this there is too little to multiply for splitting to pay.
+# With fewer channels than these there is too little to multiply for Winograd's transforms, or for
+# splitting, to pay.
+_MIN_WINOGRAD_CHANNELS = 128
 _MIN_SPLIT_CHANNELS = 16
 
 
@@ -165,9 +167,10 @@ def cpu_convolution(weight: Tensor, bias: Tensor, stride: int = 1, padding: int 
                     dilation: int = 1, activation: str | None = None) -> nn.Module:
     """Return the convolution that is fastest in float32 on a CPU."""
     if stride == 1 and weight.shape[2:] == (3, 3):
-        if dilation <= _MAX_NEAR_DILATION:
+        if dilation > _MAX_NEAR_DILATION:
+            return AtrousConvolution(weight, bias, stride, padding, dilation, activation)
+        if min(weight.shape[:2]) >= _MIN_WINOGRAD_CHANNELS:
             return WinogradConvolution(weight, bias, dilation, activation)
-        return AtrousConvolution(weight, bias, stride, padding, dilation, activation)
     return Convolution(weight, bias, stride, padding, dilation, activation)
 
 
