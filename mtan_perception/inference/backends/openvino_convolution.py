@@ -112,7 +112,7 @@ def _rows(x: Node) -> Node:
     return ops.reshape(channels_last(x), integers(_shape(x)[2], -1), False)
 
 
-def _map(rows: Node | Output, width: int) -> Node:
+def _map(rows: Node, width: int) -> Node:
     """Return (1, channels, H, W) for (H, W * channels)."""
     return _channels_first(ops.reshape(
         rows, integers(1, _shape(rows)[0], width, _shape(rows)[1] // width), False))
@@ -196,18 +196,16 @@ def _by_pairs(module: AtrousConvolution, x: Node) -> Node:
     """Return weight * x by the products of AtrousConvolution."""
     _, channels, height, width = _shape(x)
 
-    def multiply(x: Node | Output, weight: Node) -> Node:
-        # A convolution, as OpenVINO computes a plain matrix product at two thirds of its rate.
-        part = _map(x, _shape(x)[1] // channels)
-        return _rows(ops.convolution(part, weight, [1, 1], [0, 0], [0, 0], [1, 1]))
+    def multiply(x: Node | Output, matrix: Node) -> Node:
+        y = ops.matmul(ops.reshape(x, integers(-1, channels), False), matrix, False, False)
+        return ops.reshape(y, integers(_shape(x)[0], -1), False)
 
-    def along_rows(x: Node | Output, weights: list[Node]) -> Node:
-        return _pair_up(x, 1, width, module.dilation, weights, multiply)
+    def along_rows(x: Node | Output, matrices: list[Node]) -> Node:
+        return _pair_up(x, 1, width, module.dilation, matrices, multiply)
 
     y = _pair_up(_rows(x), 0, height, module.dilation, [
-        [_constant(weight) for weight in _factors(taps)]
-        for taps in _factors(module.weight.permute(2, 3, 0, 1)[..., None, None].numpy())],
-        along_rows)
+        [_constant(matrix) for matrix in _factors(taps)]
+        for taps in _factors(module.weight.permute(2, 3, 1, 0).numpy())], along_rows)
     return _map(y, width)
 
 
