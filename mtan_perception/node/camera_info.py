@@ -10,6 +10,9 @@ from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 from mtan_perception.geometry import Fit, scale_intrinsics
 
+# No camera's focal length is so many times its image's side or so small a part of it.
+_IMPLAUSIBLE = 1e4
+
 
 class Calibration(NamedTuple):
     """What a CameraInfo says of the outputs' images."""
@@ -111,14 +114,17 @@ def camera_info_fault(camera_info: CameraInfo, image_size: tuple[int, int]) -> s
     :returns: what was found and the remedy, or None where it serves.
     """
     remedy = 'calibrate the camera, or have its driver publish the calibration'
+    side = max(image_size)
     for name, matrix, columns in (('K', camera_info.k, 3), ('P', camera_info.p, 4)):
         if name == 'P' and not np.any(matrix):
             continue
         (fx, _, cx), (_, fy, cy) = (matrix[row * columns:][:3] for row in range(2))
-        if not (0 < fx < np.inf and 0 < fy < np.inf):
+        if not all(side / _IMPLAUSIBLE < f < side * _IMPLAUSIBLE for f in (fx, fy)):
             return f'focal lengths in {name} are {fx:g} and {fy:g}; {remedy}'
-        if not np.isfinite((cx, cy)).all():
+        if not all(abs(c) < side * _IMPLAUSIBLE for c in (cx, cy)):
             return f'the principal point in {name} is ({cx:g}, {cy:g}); {remedy}'
+        if not np.isfinite(matrix).all():
+            return f'{name} has values that are no numbers, {list(matrix)}; {remedy}'
     if (camera_info.height, camera_info.width) != image_size:
         return (
             f'size {camera_info.width}×{camera_info.height} differs from the image, '

@@ -175,6 +175,9 @@ class Settings:
         if not self.tasks:
             raise ValueError(
                 "parameter 'tasks' is empty; name at least one, or deactivate the node")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(
+                f"parameter 'tasks' is {list(self.tasks)}; name each task once")
 
     @property
     def input_size(self) -> tuple[int, int]:

@@ -62,6 +62,7 @@ def test_descriptors_tell_meaning_and_range(name, specification):
     ({'min_depth': 5.0, 'max_depth': 5.0}, "'min_depth' is 5 and 'max_depth' is 5"),
     ({'min_depth': float('nan')}, "'min_depth' is nan"),
     ({'tasks': []}, "'tasks' is empty"),
+    ({'tasks': ['depth', 'depth']}, "'tasks' is .*'depth', 'depth'.*each task once"),
     ({'cameras': ['front', 'front']}, "'cameras' is .*'front', 'front'.*name of its own"),
     ({'cameras': ['front', '']}, "'cameras'.*letters, digits"),
     ({'cameras': []}, "'cameras' is \\[\\]"),

@@ -81,6 +81,14 @@ def test_camera_info_without_a_calibration(robot, room, collect):
     robot.camera_info = camera_info_of(room)
     robot.camera_info.k[2] = np.nan
     robot.send_until(lambda: robot.says('last error', r'the principal point in K is \(nan, '))
+    robot.camera_info.k[2] = 1e300
+    robot.send_until(lambda: robot.says('last error', r'the principal point in K is \(1e\+300, '))
+    robot.camera_info.k[[0, 2]] = 1e-300, 0
+    robot.send_until(lambda: robot.says('last error', 'focal lengths in K are 1e-300 and'))
+    robot.camera_info = camera_info_of(room)
+    robot.camera_info.p[[0, 5, 10]] = 100, 100, 1
+    robot.camera_info.p[3] = np.nan
+    robot.send_until(lambda: robot.says('last error', r'P has values that are no numbers, .*nan'))
     robot.exchange(depth)
     assert not clouds
     robot.camera_info = camera_info_of(room)
