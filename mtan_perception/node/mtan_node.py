@@ -88,6 +88,7 @@ class MtanNode(LifecycleNode):
         self.get_logger().info(f"loading weights '{self._settings.weights}' ...")
         try:
             self._engine = self._wait_for(self._worker.submit(self._build_engine))
+            self._describe_engine()
         except ExternalShutdownException:
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
@@ -156,15 +157,18 @@ class MtanNode(LifecycleNode):
         _apply_settings(engine, settings)
         engine.warm_up()
         self._labels = labels
+        return engine
+
+    def _describe_engine(self) -> None:
+        engine = self._engine
         self.get_logger().info(
-            f"weights '{settings.weights}' ({engine.card.backbone}, "
+            f"weights '{self._settings.weights}' ({engine.card.backbone}, "
             f"{', '.join(engine.card.tasks)}) on {engine.device}, {engine.precision}, by backend "
             f"'{engine.backend}'")
         if engine.card.training.get('data') == 'synthetic':
             self.get_logger().warning(
                 'these weights know rendered rooms only and are for trying out; docs/training.md '
                 'says how to get weights for a real camera')
-        return engine
 
     def _release_engine(self) -> None:
         self._engine = None

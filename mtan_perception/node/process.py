@@ -77,6 +77,8 @@ class _RosHandler(logging.Handler):
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not rclpy.ok():  # a thread goes on after a signal; rclpy would complain for each line
+            return
         # A line for each level: rclpy takes the line of a call for the message's identity, and
         # its level must not change.
         text = record.getMessage()
