@@ -10,8 +10,12 @@ import subprocess
 import sys
 import sysconfig
 
-LIBRARIES = ('rosidl_runtime_c', 'rosidl_typesupport_c', 'rosidl_typesupport_fastrtps_c',
-             'rosidl_typesupport_fastrtps_cpp', 'fastcdr', 'rcutils', 'rmw')
+LIBRARIES = (
+    'rosidl_runtime_c', 'rosidl_typesupport_c', 'rosidl_typesupport_fastrtps_c',
+    'rosidl_typesupport_fastrtps_cpp', 'rosidl_typesupport_introspection_c', 'fastcdr', 'rcutils',
+    'rmw')
+# Up to Jazzy Fast DDS looks a type up by the second as well.
+TYPE_SUPPORTS = 'rosidl_typesupport_fastrtps_c', 'rosidl_typesupport_introspection_c'
 
 
 class NotBuildable(RuntimeError):
@@ -62,34 +66,59 @@ def _run_generators(package: str, target: Path, files: list[str]) -> None:
     from rosidl_generator_py.cli import GeneratePython
     from rosidl_typesupport_c.cli import GenerateCTypesupport
     from rosidl_typesupport_fastrtps_c.cli import GenerateFastRTPSCTypesupport
-    for generator in (
-        GenerateC('c'),
-        GeneratePython('py', typesupport_implementations=['rosidl_typesupport_c']),
-        # With one type support alone it is linked, not looked for as a library of its own.
-        GenerateCTypesupport('c', typesupport_implementations=['rosidl_typesupport_fastrtps_c']),
-        GenerateFastRTPSCTypesupport('fastrtps_c'),
+    from rosidl_typesupport_introspection_c.cli import GenerateIntrospectionCTypesupport
+    for generator, folder in (
+        (GenerateC('c'), target),
+        (GeneratePython('py', typesupport_implementations=['rosidl_typesupport_c']), target),
+        (GenerateCTypesupport('c', typesupport_implementations=TYPE_SUPPORTS), target),
+        # Each has files of the same names.
+        (GenerateFastRTPSCTypesupport('fastrtps_c'), _folder_of(TYPE_SUPPORTS[0], target)),
+        (GenerateIntrospectionCTypesupport('introspection_c'),
+         _folder_of(TYPE_SUPPORTS[1], target)),
     ):
-        generator.generate(package, files, [f'{sys.prefix}/share'], target)
+        generator.generate(package, files, [f'{sys.prefix}/share'], folder)
+
+
+def _folder_of(type_support: str, target: Path) -> Path:
+    return target.parents[1] / type_support / target.name
 
 
 def _compile(target: Path, prefix: Path, dependencies: tuple[str, ...]) -> None:
-    """Compile everything into the one extension module that rclpy loads."""
+    """Compile the module that rclpy loads, and the libraries that come with it, beside it."""
     import numpy
-    includes = [target.parent, Path(sysconfig.get_paths()['include']), Path(numpy.get_include()),
+    folders = [_folder_of(name, target) for name in TYPE_SUPPORTS]
+    includes = [*(folder.parent for folder in (target, *folders)),
+                Path(sysconfig.get_paths()['include']), Path(numpy.get_include()),
                 prefix / 'include', *sorted((prefix / 'include').iterdir())]
     libraries = [*LIBRARIES, *(
         f'{dependency}__{kind}' for dependency in dependencies for kind in (
             'rosidl_generator_c', 'rosidl_generator_py', 'rosidl_typesupport_c',
-            'rosidl_typesupport_fastrtps_c'))]
-    objects = []
-    for compiler, pattern in (('gcc', '*.c'), ('g++', '*.cpp')):
-        for path in sorted(target.rglob(pattern)):
-            objects.append(path.with_suffix(path.suffix + '.o'))
-            _run(compiler, '-w', '-fPIC', *(f'-I{folder}' for folder in includes),
-                 '-c', path, '-o', objects[-1])
-    _run('g++', '-shared', '-o', target / f'{target.name}_s__rosidl_typesupport_c.so', *objects,
-         f'-L{prefix}/lib', f'-Wl,-rpath,{prefix}/lib', '-Wl,--as-needed',
-         *(f'-l{library}' for library in libraries))
+            *TYPE_SUPPORTS))]
+
+    def link(name: str, sources: list[Path], own: list[str]) -> None:
+        objects = []
+        for source in sources:
+            objects.append(source.with_suffix(source.suffix + '.o'))
+            _run('gcc' if source.suffix == '.c' else 'g++', '-w', '-fPIC',
+                 *(f'-I{folder}' for folder in includes), '-c', source, '-o', objects[-1])
+        _run('g++', '-shared', '-o', target / name, f'-Wl,-soname,{name}', *objects,
+             f'-L{prefix}/lib', f'-L{target}', f'-Wl,-rpath,{prefix}/lib:$ORIGIN',
+             '-Wl,--no-as-needed', *(f'-l{library}' for library in own),
+             '-Wl,--as-needed', *(f'-l{library}' for library in libraries))
+
+    structures, detail = f'{target.name}__rosidl_generator_c', _sources(target / 'msg' / 'detail')
+    link(f'lib{structures}.so', detail, [])
+    supports = [f'{target.name}__{name}' for name in TYPE_SUPPORTS]
+    for support, folder in zip(supports, folders, strict=True):
+        link(f'lib{support}.so', _sources(folder), [structures])
+    # A type support is looked up by the name of its library; loaded with the module, it is found.
+    link(f'{target.name}_s__rosidl_typesupport_c.so',
+         [source for source in _sources(target) if source not in detail],
+         [structures, *supports])
+
+
+def _sources(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob('*') if path.suffix in ('.c', '.cpp'))
 
 
 def _run(*command) -> None:
