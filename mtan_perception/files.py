@@ -1,11 +1,13 @@
 # Copyright 2026 The mtan_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written whole or not at all."""
+"""Files that are written, and pictures that are read, whole or not at all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 import os
 from pathlib import Path
+
+import numpy as np
 
 
 @contextmanager
@@ -26,6 +28,30 @@ def written_whole(path: Path) -> Iterator[Path]:
         _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def decode_picture(data: bytes | memoryview, unchanged: bool = False) -> np.ndarray | None:
+    """
+    Return the picture in the bytes of a JPEG, PNG or whatever else OpenCV reads, None for others.
+
+    :param unchanged: as it is stored: (H, W) or (H, W, C), uint8 or uint16; else uint8 (H, W, 3),
+        turned upright as its EXIF says. Colours are BGR.
+    """
+    import cv2  # here, as those who only write need no OpenCV
+    array = np.frombuffer(data, np.uint8)
+    flags = cv2.IMREAD_UNCHANGED if unchanged else cv2.IMREAD_COLOR
+    try:
+        return cv2.imdecode(array, flags) if array.size else None
+    except cv2.error:  # its header tells of more pixels than OpenCV would make room for
+        return None
+
+
+def read_picture(path: Path) -> np.ndarray | None:
+    """Return the picture in a file, (H, W, 3) uint8 BGR, upright; None where there is none."""
+    try:
+        return decode_picture(path.read_bytes())
+    except OSError:
+        return None
 
 
 def _flush(path: Path) -> None:

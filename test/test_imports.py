@@ -32,7 +32,7 @@ USUAL = {'torch', 'numpy', 'safetensors'}
 LIBRARIES = {
     'network': {'torch'},
     'tasks': set(),
-    'files': set(),
+    'files': {'numpy'},
     'threads': set(),
     'labels': {'numpy'},
     'geometry': {'numpy'},

@@ -10,6 +10,7 @@ import numpy as np
 
 from mtan_perception.cli.arguments import parse_size
 from mtan_perception.cli.png import write_png
+from mtan_perception.files import read_picture
 
 # More rows than this would make a sheet that no viewer opens with pleasure.
 _SHEET_ROWS = 12
@@ -102,10 +103,7 @@ def _check_focal_length(focal_length: float | None, engine) -> None:
 
 def _read_image(path: Path) -> np.ndarray | None:
     """Return (H, W, 3) uint8 RGB, turned upright as its EXIF says, or None."""
-    import cv2
-    if not path.is_file():  # OpenCV would print a warning of its own
-        return None
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    image = read_picture(path)
     return None if image is None else image[..., ::-1]
 
 

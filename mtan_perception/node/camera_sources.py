@@ -12,6 +12,8 @@ import time
 import cv2
 import numpy as np
 
+from mtan_perception.files import read_picture
+
 IMAGE_SUFFIXES = frozenset(('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff',
                             '.webp'))
 SYNTHETIC_SIZE = (384, 288)
@@ -137,7 +139,7 @@ def _image_frames(paths: list[Path], options: SourceOptions,
     found = len(paths)
     while True:
         for path in tuple(paths):
-            image = _read_image(path)
+            image = read_picture(path)
             if image is None:
                 paths.remove(path)
                 report(f"source: '{path}' cannot be decoded and is skipped "
@@ -148,13 +150,6 @@ def _image_frames(paths: list[Path], options: SourceOptions,
             raise SourceError(f'source: none of the {found} image(s) can be decoded')
         if not options.loop:
             return
-
-
-def _read_image(path: Path) -> np.ndarray | None:
-    try:
-        return cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error:
-        return None
 
 
 def _open_video(path: Path, options: SourceOptions) -> Source:

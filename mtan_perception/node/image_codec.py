@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 from sensor_msgs.msg import Image
 
+from mtan_perception.files import decode_picture
+
 _RGB, _BGR, _GREY = slice(0, 3), slice(2, None, -1), slice(0, 1)
 
 # Encoding -> (channels, bits per channel, where red, green and blue are). OpenCV's own type names
@@ -100,15 +102,11 @@ def decode_compressed(message) -> np.ndarray:
     :returns: RGB, uint8, H×W×3.
     :raises ImageError: when the data is empty or not an image.
     """
-    data = np.frombuffer(message.data, np.uint8)
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error:  # its header tells of more pixels than OpenCV would make room for
-        image = None
+    image = decode_picture(message.data)
     if image is None:
         raise ImageError(
-            f"{data.size} bytes of format '{message.format}' are not an image that OpenCV can "
-            'decode; check the publisher')
+            f"{len(message.data)} bytes of format '{message.format}' are not an image that OpenCV "
+            'can decode; check the publisher')
     return image[..., ::-1]
 
 

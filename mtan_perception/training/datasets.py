@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mtan_perception.files import decode_picture
 from mtan_perception.geometry import NORMAL_SIGNS
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 from mtan_perception.training.layouts import (
@@ -305,9 +306,7 @@ def _read(path: Path) -> np.ndarray:
     try:
         if path.suffix == '.npy':
             return np.load(path, allow_pickle=False)
-        import cv2  # here, because npy files must be readable without it
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-        array = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        array = decode_picture(path.read_bytes(), unchanged=True)
     except (EOFError, OSError, ValueError) as error:
         raise DatasetError(f'{path}: cannot be read ({error})') from error
     if array is None:

@@ -1,0 +1,54 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures as they are read from files and messages."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from mtan_perception.files import decode_picture, read_picture
+
+PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+
+
+def too_large() -> bytes:
+    """Return a PNG of a few bytes whose header tells of more pixels than OpenCV takes."""
+    header = b'IHDR' + struct.pack('>IIBBBBB', 60000, 60000, 8, 2, 0, 0, 0)
+    return (b'\x89PNG\r\n\x1a\n' + struct.pack('>I', 13) + header
+            + struct.pack('>I', zlib.crc32(header)) + bytes(30))
+
+
+@pytest.mark.parametrize('data', [
+    b'', b'no image', b'\xff\xd8\xff\xe0' + bytes(50), too_large()],
+    ids=('empty', 'text', 'a cut JPEG', 'too many pixels'))
+@pytest.mark.parametrize('unchanged', (False, True))
+def test_what_is_no_picture(data, unchanged, tmp_path):
+    assert decode_picture(data, unchanged) is None
+    (tmp_path / 'a.png').write_bytes(data)
+    assert read_picture(tmp_path / 'a.png') is None
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert read_picture(tmp_path / 'none.png') is None
+    assert read_picture(tmp_path) is None
+
+
+def test_a_picture_as_it_is_stored_and_in_colours(tmp_path):
+    deep = PICTURE[..., 0].astype(np.uint16) * 1000
+    stored = cv2.imencode('.png', deep)[1].tobytes()
+    np.testing.assert_array_equal(decode_picture(stored, unchanged=True), deep)
+    assert decode_picture(stored).shape == (2, 3, 3) and decode_picture(stored).dtype == np.uint8
+    (tmp_path / 'a.png').write_bytes(cv2.imencode('.png', PICTURE)[1].tobytes())
+    np.testing.assert_array_equal(read_picture(tmp_path / 'a.png'), PICTURE)
+
+
+def test_a_photograph_is_turned_upright():
+    """Its EXIF says that the top of the scene is on the right of the sensor."""
+    exif = (b'Exif\0\0II*\0' + struct.pack('<IHHHII', 8, 1, 0x0112, 3, 1, 8) + bytes(4))
+    jpeg = cv2.imencode('.jpg', np.zeros((16, 32, 3), np.uint8))[1].tobytes()
+    turned = jpeg[:2] + b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif + jpeg[2:]
+    assert decode_picture(jpeg).shape == (16, 32, 3)
+    assert decode_picture(turned).shape == (32, 16, 3)
