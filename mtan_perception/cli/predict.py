@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
     _check_focal_length(args.focal_length, engine)
     args.out.mkdir(parents=True, exist_ok=True)
     rows, unreadable = [], []
+    remark = ', the building of the model included'
     for path in args.images:
         image = _read_image(path)
         if image is None:
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace) -> None:
                 (captions.get(name, name), picture) for name, picture in pictures.items())])
         milliseconds = 1000 * sum(prediction.timings.values())
         height, width = prediction.image.shape[:2]
-        print(f'{path}: {height}x{width}, {milliseconds:.0f} ms')
+        print(f'{path}: {height}x{width}, {milliseconds:.0f} ms{remark}')
+        remark = ''
     if rows:
         write_png(args.out / 'contact_sheet.png', contact_sheet(rows, engine.card.labels))
         print(f"{args.out / 'contact_sheet.png'}: {len(rows)} of {len(args.images)} images")

@@ -3,6 +3,7 @@
 """``mtan predict``: the files it writes, and what it says about those it cannot read."""
 
 from dataclasses import replace
+import re
 
 import cv2
 import numpy as np
@@ -46,7 +47,8 @@ def test_every_output_is_written(photo, tmp_path, capsys):
     assert painted == pytest.approx((normal + 1) * 127.5, abs=0.51)
     sheet = cv2.imread(str(out / 'contact_sheet.png'))
     assert sheet.shape[1] > 4 * 64 > sheet.shape[0]
-    assert 'photo.png: 48x64, ' in capsys.readouterr().out
+    assert re.search(r'photo\.png: 48x64, \d+ ms, the building of the model included\n',
+                     capsys.readouterr().out)
 
 
 def test_depth_is_corrected_by_the_focal_length(photo, tmp_path):
