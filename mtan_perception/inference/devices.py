@@ -86,7 +86,7 @@ def is_made_for_bfloat16(device: torch.device) -> bool:
     """Tell whether a device is faster in bfloat16 than in float32; others emulate it."""
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return uses_matrix_units()
+    return bool(_processor_flags() & {'avx512_bf16', 'amx_bf16'})
 
 
 def uses_matrix_units() -> bool:
@@ -95,9 +95,13 @@ def uses_matrix_units() -> bool:
 
     With `MTAN_AMX=0` in the environment it counts as one that does not.
     """
-    if os.environ.get('MTAN_AMX') == '0':
-        return False
+    return os.environ.get('MTAN_AMX') != '0' and 'amx_bf16' in _processor_flags()
+
+
+def _processor_flags() -> set[str]:
+    """Return the names of what the first of the processors can do; none outside Linux on x86."""
     try:
-        return ' amx_bf16' in Path('/proc/cpuinfo').read_text()
-    except OSError:  # not on Linux
-        return False
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith('flags')), set())

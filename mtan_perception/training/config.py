@@ -128,7 +128,7 @@ class TrainConfig:
     device: str = 'auto'
     precision: str = 'auto'
     """fp32, bf16 (mixed) or fp64; auto: bf16 where the device is made for it (GPUs from Ampere on,
-    CPUs with AMX), else fp32."""
+    CPUs with AMX or AVX-512's bfloat16), else fp32."""
     threads: int = 0
     """Threads of the CPU; 0 for one a core."""
     out: str = 'runs/train'
