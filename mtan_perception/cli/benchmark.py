@@ -52,8 +52,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument('--contenders', metavar='NAME,...',
                         help='by default all that can run, without ours/compile')
     parser.add_argument('--rounds', type=int, default=5,
-                        help="the network's, at the first size; twice as many for some of the "
-                             'tasks, half as many at other sizes (default %(default)s)')
+                        help="the network's, at the first size; twice as many for one task alone, "
+                             'half as many at other sizes (default %(default)s)')
     parser.add_argument('--patience', type=float, default=150, metavar='SECONDS',
                         help='give up on what takes longer to build (default %(default)s)')
     parser.add_argument('--frames', type=int, default=120,

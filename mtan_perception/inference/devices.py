@@ -86,7 +86,7 @@ def is_made_for_bfloat16(device: torch.device) -> bool:
     """Tell whether a device is faster in bfloat16 than in float32; others emulate it."""
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return bool(_processor_flags() & {'avx512_bf16', 'amx_bf16'})
+    return not {'avx512_bf16', 'amx_bf16'}.isdisjoint(describe_processor('flags').split())
 
 
 def uses_matrix_units() -> bool:
@@ -95,13 +95,15 @@ def uses_matrix_units() -> bool:
 
     With `MTAN_AMX=0` in the environment it counts as one that does not.
     """
-    return os.environ.get('MTAN_AMX') != '0' and 'amx_bf16' in _processor_flags()
+    return (os.environ.get('MTAN_AMX') != '0'
+            and 'amx_bf16' in describe_processor('flags').split())
 
 
-def _processor_flags() -> set[str]:
-    """Return the names of what the first of the processors can do; none outside Linux on x86."""
+def describe_processor(entry: str) -> str:
+    """Return an entry of the first processor in /proc/cpuinfo, '' outside Linux or without it."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
-        return set()
-    return next((set(line.split()) for line in lines if line.startswith('flags')), set())
+        return ''
+    entries = (line.partition(':') for line in lines)
+    return next((value.strip() for name, _, value in entries if name.strip() == entry), '')

@@ -124,7 +124,7 @@ def camera_info_fault(camera_info: CameraInfo, image_size: tuple[int, int]) -> s
         if not all(abs(c) < side * _IMPLAUSIBLE for c in (cx, cy)):
             return f'the principal point in {name} is ({cx:g}, {cy:g}); {remedy}'
         if not np.isfinite(matrix).all():
-            return f'{name} has values that are no numbers, {list(matrix)}; {remedy}'
+            return f'{name} has values that are no numbers, {matrix.tolist()}; {remedy}'
     if (camera_info.height, camera_info.width) != image_size:
         return (
             f'size {camera_info.width}×{camera_info.height} differs from the image, '

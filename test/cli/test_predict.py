@@ -5,6 +5,7 @@
 from dataclasses import replace
 import re
 
+from broken_pictures import BROKEN_PICTURES
 import cv2
 import numpy as np
 import pytest
@@ -81,6 +82,14 @@ def test_a_bad_image_does_not_stop_the_others(photo, tmp_path, capfd):
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith('mtan predict: error: 2 of 3 could not be read')
     assert 'notes.jpg' in error and 'absent.png' in error
+
+
+@pytest.mark.parametrize('data', BROKEN_PICTURES.values(), ids=BROKEN_PICTURES.keys())
+def test_a_broken_picture_is_named(tmp_path, capfd, data):
+    path = tmp_path / 'broken.png'
+    path.write_bytes(data)
+    assert predict(path, '--out', tmp_path / 'out') == 2
+    assert f'1 of 1 could not be read as images: {path}' in capfd.readouterr().err
 
 
 @pytest.mark.parametrize('arguments, words', [

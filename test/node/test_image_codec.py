@@ -7,6 +7,7 @@ import struct
 import sys
 from types import ModuleType, SimpleNamespace
 
+from broken_pictures import BROKEN_PICTURES
 import cv2
 import numpy as np
 import pytest
@@ -210,7 +211,7 @@ def test_compressed(suffix):
     np.testing.assert_allclose(decoded.astype(int), image, atol=6)
 
 
-@pytest.mark.parametrize('data', [b'', b'no image'])
+@pytest.mark.parametrize('data', BROKEN_PICTURES.values(), ids=BROKEN_PICTURES.keys())
 def test_undecodable_compressed_data(data):
     with pytest.raises(ImageError, match=f"{len(data)} bytes of format 'jpeg'"):
         decode_compressed(SimpleNamespace(format='jpeg', data=data))

@@ -10,12 +10,10 @@ import subprocess
 import sys
 import sysconfig
 
-LIBRARIES = (
-    'rosidl_runtime_c', 'rosidl_typesupport_c', 'rosidl_typesupport_fastrtps_c',
-    'rosidl_typesupport_fastrtps_cpp', 'rosidl_typesupport_introspection_c', 'fastcdr', 'rcutils',
-    'rmw')
 # Up to Jazzy Fast DDS looks a type up by the second as well.
 TYPE_SUPPORTS = 'rosidl_typesupport_fastrtps_c', 'rosidl_typesupport_introspection_c'
+LIBRARIES = (*TYPE_SUPPORTS, 'rosidl_runtime_c', 'rosidl_typesupport_c',
+             'rosidl_typesupport_fastrtps_cpp', 'fastcdr', 'rcutils', 'rmw')
 
 
 class NotBuildable(RuntimeError):

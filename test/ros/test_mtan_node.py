@@ -295,12 +295,9 @@ def test_signals_end_the_node_cleanly(robot, collect, number):
 def test_a_signal_while_the_weights_are_loaded(start_process):
     """What the worker logs after it has no way to rosout any more, and is not worth an alarm."""
     child = start_process(MODULE, *small())
-    deadline = time.monotonic() + 30
-    while 'loading weights' not in child.output and time.monotonic() < deadline:
-        time.sleep(0.02)
+    assert child.wait_for_line('loading weights', 30)
     child.send_signal(signal.SIGINT)
     assert child.wait(10) == 0
-    assert 'loading weights' in child.output
     assert 'Failed' not in child.output and 'Traceback' not in child.output
 
 

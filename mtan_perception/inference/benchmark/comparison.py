@@ -25,7 +25,7 @@ from mtan_perception import __version__
 from mtan_perception.checkpoint import import_reference, ModelCard, save_checkpoint
 from mtan_perception.inference.benchmark.contenders import ORIGINAL_WEIGHTS, OUR_WEIGHTS
 from mtan_perception.inference.benchmark.original import randomise_batch_norm, ReferenceMTAN
-from mtan_perception.inference.devices import uses_matrix_units
+from mtan_perception.inference.devices import describe_processor, uses_matrix_units
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.tasks import NYUV2_TASKS
@@ -285,11 +285,7 @@ def report(results: Sequence[Measurement], image: np.ndarray, device: str, preci
 
 def describe_host(device: str) -> dict[str, Any]:
     """Return what the figures depend on."""
-    model = platform.processor()
-    cpuinfo = Path('/proc/cpuinfo')
-    if cpuinfo.exists():
-        model = next((line.partition(':')[2].strip() for line in cpuinfo.read_text().splitlines()
-                      if line.startswith('model name')), model)
+    model = describe_processor('model name') or platform.processor()
     host = {'machine': platform.machine(), 'cpu': model, 'amx': uses_matrix_units(),
             'threads': torch.get_num_threads(), 'load': os.getloadavg()[0]}
     if torch.device(device).type == 'cuda':
