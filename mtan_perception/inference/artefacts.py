@@ -3,6 +3,7 @@
 """Compiled artefacts kept between starts: built once for each key, whole or not at all."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 import hashlib
 import json
 import logging
@@ -11,29 +12,52 @@ from pathlib import Path
 import shutil
 import tempfile
 import time
+from types import ModuleType
 
-from torch import Tensor
+from torch import nn
 
 _LOGGER = logging.getLogger(__name__)
 
 # Each holds the network's weights: keep the last few used.
 _MAX_ARTEFACTS = 8
+_NOTE = 'key.json'
+_BUILDING = '.building-'
+_MAX_BUILDING = 3600.0
+"""Seconds after which whoever was building is taken to have been killed."""
 
 
 def artefact_folder() -> Path:
-    """Return $MTAN_CACHE, or mtan_perception in the user's cache folder."""
+    """
+    Return $MTAN_CACHE, or mtan_perception in the user's cache folder.
+
+    :raises OSError: if neither the environment nor the system names a home folder.
+    """
     own = os.environ.get('MTAN_CACHE')
     if own:
         return Path(own)
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mtan_perception'
+    try:
+        cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    except RuntimeError as error:
+        raise OSError(f'no folder for it: {error}') from None
+    return Path(cache) / 'mtan_perception'
 
 
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return a hash of tensors and their names."""
+def fingerprint(network: nn.Module) -> str:
+    """Return a hash of the tensors, their names, and what the modules say of themselves."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(state.items()):
+    # No tensor tells a convolution's stride and dilation.
+    digest.update(repr(network).encode())
+    for name, tensor in sorted(network.state_dict().items()):
         digest.update(f'{name} {tuple(tensor.shape)} {tensor.dtype}\n'.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def code_hash(*modules: ModuleType) -> str:
+    """Return a hash of the modules' sources, of which a development version has many."""
+    digest = hashlib.blake2b(digest_size=8)
+    for module in modules:
+        digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()
 
 
@@ -54,17 +78,18 @@ def provide(name: str, key: Mapping[str, str], build: Callable[[Path], None]) ->
     fault = _fault(entry, name, key)
     if fault is None:
         _LOGGER.info('cache: %s', path)
-        os.utime(entry)
+        with suppress(OSError):  # somebody else's file serves as well
+            os.utime(entry)
         return path
     if entry.exists():
         _LOGGER.warning('cache: %s %s; building it anew', path, fault)
     _LOGGER.info('building %s for %s ...', name, ', '.join(key.values()))
     start = time.perf_counter()
     entry.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix='.building-'))
+    temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=_BUILDING))
     try:
         build(temporary / name)
-        (temporary / 'key.json').write_text(json.dumps(
+        (temporary / _NOTE).write_text(json.dumps(
             {'key': dict(key), 'sha256': _sha256(temporary / name)}))
         shutil.rmtree(entry, ignore_errors=True)
         os.replace(temporary, entry)
@@ -82,7 +107,7 @@ def provide(name: str, key: Mapping[str, str], build: Callable[[Path], None]) ->
 def _fault(entry: Path, name: str, key: Mapping[str, str]) -> str | None:
     """Return what is wrong with a kept file, None if it is the one that was written."""
     try:
-        note = json.loads((entry / 'key.json').read_text())
+        note = json.loads((entry / _NOTE).read_text())
         if note['key'] != dict(key):
             return 'was written for something else'
         return None if note['sha256'] == _sha256(entry / name) else 'is damaged'
@@ -99,8 +124,14 @@ def _sha256(path: Path) -> str:
 
 
 def _forget(folder: Path) -> None:
-    """Remove what was not used for longest."""
-    entries = sorted((path for path in folder.iterdir() if not path.name.startswith('.')),
-                     key=lambda path: path.stat().st_mtime)
-    for entry in entries[:-_MAX_ARTEFACTS]:
-        shutil.rmtree(entry, ignore_errors=True)
+    """Remove what was not used for longest, and what killed processes have left half built."""
+    used, building = {}, {}
+    for path in folder.iterdir():
+        with suppress(OSError):  # another process may be removing it
+            if path.name.startswith(_BUILDING):
+                building[path] = path.stat().st_mtime
+            elif (path / _NOTE).is_file():  # all else in the folder is not ours
+                used[path] = path.stat().st_mtime
+    killed = [path for path, start in building.items() if start < time.time() - _MAX_BUILDING]
+    for path in [*sorted(used, key=used.__getitem__)[:-_MAX_ARTEFACTS], *killed]:
+        shutil.rmtree(path, ignore_errors=True)

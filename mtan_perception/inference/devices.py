@@ -13,6 +13,12 @@ from mtan_perception.inference.errors import EngineError
 
 _LOGGER = logging.getLogger(__name__)
 
+# Of torch for CUDA and for the CPU, of cuBLAS and cuDNN, of torch where none of cuDNN's kernels gets
+# the memory that it needs, and of C++.
+_OUT_OF_MEMORY = (
+    'out of memory', "can't allocate memory", 'STATUS_ALLOC_FAILED', 'STATUS_NOT_INITIALIZED',
+    'unable to find an engine', 'bad_alloc')
+
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 
@@ -47,7 +53,8 @@ def choose_device(name: str) -> torch.device:
 def _cuda_problem(device: str) -> str | None:
     """Return why this torch cannot use a device that is there, for want of a driver or kernels."""
     try:
-        torch.zeros(1, device=device).add_(1).item()
+        # A convolution, which needs cuDNN, too.
+        torch.conv2d(*torch.ones(2, 1, 1, 8, 8, device=device)).item()
     except RuntimeError as error:
         # Being full is another matter: it may be less so later, and there is a way out of it.
         return None if is_out_of_memory(error) else str(error).splitlines()[0]
@@ -55,8 +62,8 @@ def _cuda_problem(device: str) -> str | None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether a device is full, for which CUDA and its libraries have errors of their own."""
-    return any(text in str(error) for text in ('out of memory', 'STATUS_ALLOC_FAILED'))
+    """Tell whether a device is full, for which each library has errors of its own."""
+    return any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def choose_precision(name: str, device: torch.device) -> str:

@@ -109,7 +109,9 @@ class Engine:
     @input_size.setter
     def input_size(self, size: tuple[int, int]) -> None:
         try:
-            height, width = (int(length) for length in size if length == int(length))
+            height, width = map(int, size)
+            if (height, width) != tuple(size):
+                raise ValueError
         except (OverflowError, TypeError, ValueError):
             raise EngineError(f'input_size: {size!r} is not (height, width) in whole pixels'
                               ) from None
@@ -276,6 +278,7 @@ class Engine:
         Leave the backend that failed, or the device that is too small, and say so.
 
         :returns: the backend to go on with, None where nothing is left to try.
+        :raises EngineError: where the memory of the CPU is too small.
         """
         reason, used = str(error).splitlines()[0], self._backend
         if self.device.type == 'cuda' and is_out_of_memory(error):
@@ -285,11 +288,15 @@ class Engine:
             self._backend = None
             self.device, self.precision = torch.device('cpu'), 'fp32'
             return 'auto'
-        if not isinstance(error, BackendError) or used is None or used.name == 'torch':
-            return None
-        _LOGGER.warning('backend: failed (%s); going on with torch', reason)
-        self._backend = None
-        return 'torch'
+        if isinstance(error, BackendError) and used is not None and used.name != 'torch':
+            _LOGGER.warning('backend: failed (%s); going on with torch', reason)
+            self._backend = None
+            return 'torch'
+        if is_out_of_memory(error):
+            raise EngineError(f'input_size: there is too little memory for {self.input_size[0]}x'
+                              f'{self.input_size[1]} ({reason}); choose a smaller one, fewer tasks '
+                              'or lighter weights') from error
+        return None
 
     def _select_tasks(self, names: Iterable[str]) -> tuple[str, ...]:
         choices = self.available_tasks

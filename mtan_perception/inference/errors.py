@@ -9,3 +9,8 @@ class EngineError(ValueError):
 
 class BackendError(RuntimeError):
     """A backend that cannot run here, and why; the engine then takes another one."""
+
+
+def in_one_line(error: Exception) -> str:
+    """Return the message of an error without line breaks; of some the first line says nothing."""
+    return ' '.join(str(error).split())

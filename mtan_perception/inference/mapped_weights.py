@@ -11,7 +11,6 @@ in ``reading_once`` as soon as they are read.
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 import ctypes
-import hashlib
 import logging
 import mmap
 from pathlib import Path
@@ -25,7 +24,12 @@ from torch import Tensor
 
 from mtan_perception import __version__
 from mtan_perception.inference import convolution, optimize
-from mtan_perception.inference.artefacts import artefact_folder, fingerprint, provide
+from mtan_perception.inference.artefacts import (
+    artefact_folder,
+    code_hash,
+    fingerprint,
+    provide,
+)
 from mtan_perception.inference.convolution import Factory
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.network import MTANDeepLabv3
@@ -76,8 +80,8 @@ def optimize_mapped(network: MTANDeepLabv3, factory: Factory,
 
     Where the file cannot be had, a warning says why and the weights are in memory.
     """
-    key = {'weights': fingerprint(network.state_dict()), 'mtan_perception': __version__,
-           'torch': torch.__version__, 'code': _code(), 'convolutions': factory.__name__,
+    key = {'weights': fingerprint(network), 'mtan_perception': __version__,
+           'torch': torch.__version__, 'code': code_hash(optimize, convolution), 'convolutions': factory.__name__,
            'memory_format': str(memory_format)}
     try:
         weights = MappedWeights(provide(
@@ -165,11 +169,3 @@ def _layout(buffer: Tensor, memory_format: torch.memory_format) -> torch.memory_
 def _padded(count: int) -> int:
     """Return the bytes that `count` of them take with the gap up to the next buffer."""
     return -(-count // _ALIGNMENT) * _ALIGNMENT
-
-
-def _code() -> str:
-    """Return a hash of what makes the weights, and of their order."""
-    digest = hashlib.blake2b(digest_size=8)
-    for module in (optimize, convolution):
-        digest.update(Path(module.__file__).read_bytes())
-    return digest.hexdigest()

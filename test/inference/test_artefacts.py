@@ -4,9 +4,13 @@
 
 import json
 import logging
+import os
+from pathlib import Path
+import time
 
 import pytest
 import torch
+from torch import nn
 
 from mtan_perception.inference import artefacts
 from mtan_perception.inference.artefacts import fingerprint, provide
@@ -59,16 +63,56 @@ def test_a_failed_build_leaves_nothing(cache):
 
 
 def test_what_was_not_used_for_longest_is_removed(cache, monkeypatch):
+    """Of ours: somebody may keep other things in the folder."""
     monkeypatch.setattr(artefacts, '_MAX_ARTEFACTS', 2)
+    foreign = cache / 'photographs'
+    foreign.mkdir(parents=True)
+    os.utime(foreign, (0, 0))
     paths = [provide('m', {'size': str(size)}, write('x')) for size in range(3)]
-    assert [path.exists() for path in paths] == [False, True, True]
+    assert [path.exists() for path in paths] == [False, True, True] and foreign.exists()
 
 
-def test_a_fingerprint_tells_tensors_apart():
-    """Value, name, shape and type count."""
-    state = {'a': torch.ones(2, 2), 'b': torch.zeros(1)}
-    same = {'b': torch.zeros(1), 'a': torch.ones(2, 2)}
-    assert fingerprint(state) == fingerprint(same)
-    others = [{**state, 'a': torch.ones(4)}, {**state, 'b': torch.ones(1)},
-              {**state, 'b': torch.zeros(1).half()}, {'a': state['a'], 'c': state['b']}]
-    assert len({fingerprint(other) for other in [state, *others]}) == 5
+def test_what_a_killed_process_was_building_is_removed(cache):
+    """Not so what another one builds now."""
+    folders = [cache / f'.building-{name}' for name in ('killed', 'running')]
+    for folder, age in zip(folders, (7200, 60), strict=True):
+        folder.mkdir(parents=True)
+        os.utime(folder, (time.time() - age,) * 2)
+    provide('m', KEY, write('one'))
+    assert [folder.exists() for folder in folders] == [False, True]
+
+
+def test_a_file_whose_time_cannot_be_set_is_used(monkeypatch):
+    """In a read-only image of a robot's system, or where another user built it."""
+    path = provide('m', KEY, write('one'))
+
+    def refuse_time(*_):
+        raise PermissionError
+    monkeypatch.setattr(os, 'utime', refuse_time)
+    assert provide('m', KEY, refuse) == path
+
+
+def test_no_home_folder_is_an_os_error(monkeypatch):
+    """Which whoever wants to keep something is ready for."""
+    def unknown():
+        raise RuntimeError('Could not determine home directory.')
+    for name in ('MTAN_CACHE', 'XDG_CACHE_HOME'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, 'home', unknown)
+    with pytest.raises(OSError, match='home directory'):
+        provide('m', KEY, write('one'))
+
+
+def test_a_fingerprint_tells_networks_apart():
+    """Values, names, shapes and types count, and what no tensor tells."""
+    def network(name='a', value=1.0, shape=(2, 2), dtype=torch.float32, dilation=1):
+        module = nn.Module()
+        module.register_buffer(name, torch.full(shape, value, dtype=dtype))
+        module.convolution = nn.Conv2d(1, 1, 3, dilation=dilation)
+        nn.init.ones_(module.convolution.weight)
+        nn.init.zeros_(module.convolution.bias)
+        return module
+    assert fingerprint(network()) == fingerprint(network())
+    others = [network('b'), network(value=2.0), network(shape=(4,)), network(dtype=torch.half),
+              network(dilation=2)]
+    assert len({fingerprint(other) for other in [network(), *others]}) == 6

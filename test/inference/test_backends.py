@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import time
+import types
 import warnings
 import weakref
 
@@ -19,7 +20,12 @@ from torch.utils._pytree import tree_leaves
 
 from mtan_perception.checkpoint import load_network
 from mtan_perception.inference import Engine, EngineError
-from mtan_perception.inference.backends import build_backend, openvino_backend, torch_backend
+from mtan_perception.inference.backends import (
+    build_backend,
+    half_precision,
+    openvino_backend,
+    torch_backend,
+)
 from mtan_perception.inference.convolution import (
     AtrousConvolution,
     SplitConvolution,
@@ -81,6 +87,23 @@ def test_a_backend_agrees_with_the_network(name, packages):
         assert_agrees(backend(x, ('normal',)), expected(x, ['normal']))
         assert_agrees(backend(small, ('depth',)), expected(small, ['depth']))
     assert_agrees(backend(x[1:], everything), expected(x[1:]))
+
+
+@pytest.mark.parametrize('name, packages', [
+    ('torch', []), ('openvino', ['openvino']), ('onnxruntime', ['onnx', 'onnxruntime'])])
+def test_files_kept_of_other_architectures_are_not_taken(name, packages):
+    """The same weights, but for the pyramid's rates, of which no tensor tells."""
+    for package in packages:
+        pytest.importorskip(package)
+    x, state = torch.randn(1, 3, 128, 128), None
+    for rates in ((1, 2, 5), (5, 6, 9)):
+        network = MTANDeepLabv3({'depth': 1}, 'resnet18', 16, 16, rates).eval()
+        state = state or network.state_dict()
+        network.load_state_dict(state)
+        with torch.no_grad():
+            wanted = network(x)['depth'][:, 0]
+        backend = build_backend(name, lambda network=network: network, CPU, 'fp32', 'optical')
+        assert_agrees(backend(x, ('depth',)), {'depth': wanted})
 
 
 @pytest.mark.parametrize('size, dilation, paired', [
@@ -232,6 +255,41 @@ def test_openvino_builds_aside_what_comes_again(caplog):
     assert [size[1] for size, _ in backend._requests] == [40, 48, 56]
 
 
+def test_openvino_does_not_build_for_ever(caplog):
+    """Of more sizes in turn than models are kept, torch runs the rest; a pause makes room."""
+    pytest.importorskip('openvino')
+    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
+
+    def call(width):
+        backend(torch.randn(1, 3, 32, width), ('depth',))
+
+    def until(widths, kept):
+        deadline = time.monotonic() + 60
+        while {size[1] for size, _ in backend._requests} != kept:
+            assert time.monotonic() < deadline
+            for width in widths:
+                call(width)
+    with caplog.at_level(logging.INFO):
+        until((32, 40, 48), {32, 40, 48})
+        for _ in range(40):
+            for width in (32, 40, 48, 56):
+                call(width)
+        assert caplog.text.count('building') == 3
+        until((40, 48, 56), {40, 48, 56})
+    assert caplog.text.count('building') == 4
+
+
+def test_openvino_that_fails_on_a_frame_is_a_backend_that_fails():
+    """The engine goes on with another then."""
+    pytest.importorskip('openvino')
+    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
+    backend(torch.randn(1, 3, 32, 32), ('depth',))
+    (request,) = backend._requests.values()
+    backend._requests[(40, 40), ('depth',)] = request  # of another size
+    with pytest.raises(BackendError, match=r"openvino failed: .*shape.*\Z"):
+        backend(torch.randn(1, 3, 40, 40), ('depth',))
+
+
 @pytest.mark.parametrize('name, packages', [
     ('torch', []), ('openvino', ['openvino']), ('onnxruntime', ['onnx', 'onnxruntime'])])
 def test_finished_normals_without_direction(name, packages):
@@ -257,6 +315,9 @@ def test_bf16_in_openvino():
     found, wanted = backend(x, ('segmentation', 'depth')), expected(x, ['segmentation', 'depth'])
     assert (found['label'] == wanted['label']).float().mean() > 0.9
     assert (found['depth'] - wanted['depth']).abs().mean() < 0.05
+    (request,) = backend._requests.values()
+    hint = request.get_compiled_model().get_property('INFERENCE_PRECISION_HINT')
+    assert (backend.precision, hint.get_type_name()) == ('bf16', 'bf16')
 
 
 def test_auto_takes_openvino_on_a_cpu_and_says_so(caplog):
@@ -276,8 +337,20 @@ def test_auto_without_openvino_is_torch(monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         assert build_backend('auto', load, CPU, 'fp32', 'optical').name == 'torch'
     assert 'openvino cannot be used: ' in caplog.text
-    assert 'pip install openvino' in caplog.text
+    assert 'pip install --upgrade openvino' in caplog.text
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+def test_an_openvino_that_is_too_old_is_left_alone(monkeypatch, caplog):
+    """It has not all the names that are needed of it."""
+    pytest.importorskip('openvino')
+    folder = 'mtan_perception.inference.backends'
+    for module in ('openvino_graph', 'openvino_convolution'):
+        monkeypatch.delitem(sys.modules, f'{folder}.{module}', raising=False)
+    monkeypatch.setitem(sys.modules, 'openvino', types.ModuleType('openvino'))
+    with caplog.at_level(logging.INFO):
+        assert build_backend('auto', load, CPU, 'fp32', 'optical').name == 'torch'
+    assert 'openvino cannot be used: cannot import name' in caplog.text
 
 
 @pytest.mark.parametrize('name, package', [('openvino', 'openvino'),
@@ -394,7 +467,7 @@ class HostTensors(TorchDispatchMode):
 def test_a_cuda_graph_has_no_copy_from_the_host(axes, monkeypatch):
     """It could not be captured. Tensors without content tell where each of them would be."""
     for check in ('_large_weight', '_large_features'):  # no numbers to look at
-        monkeypatch.setattr(torch_backend, check, lambda *_: None)
+        monkeypatch.setattr(half_precision, check, lambda *_: None)
     # Not in inference mode, which would hide what composite operations do.
     with FakeTensorMode(), torch.no_grad():
         backend = torch_backend.TorchBackend(
@@ -416,7 +489,10 @@ def test_without_a_cuda_graph_the_network_runs_all_the_same(monkeypatch, caplog)
 
     def fail(x, tasks):
         tried.append(tasks)
-        raise RuntimeError('CUDA error: operation not permitted when stream is capturing\nmore')
+        try:
+            raise RuntimeError('CUDA error: operation not permitted when stream is capturing\n')
+        finally:  # as at the end of torch.cuda.graph
+            raise RuntimeError('operation failed due to a previous error during capture')
     monkeypatch.setattr(backend, '_capture', fail)
     backend._captures = True
     x = torch.randn(1, 3, *SIZE)

@@ -254,6 +254,7 @@ def test_confidence_threshold_unlabels(engine, image):
     ('input_size', (16, 384), 'input_size: 16x384; .*32 to 4096'),
     ('input_size', (288, 5000), 'input_size: 288x5000'),
     ('input_size', (288.5, 384), 'input_size'),
+    ('input_size', (288, 384, 0.5), r'input_size: \(288, 384, 0.5\)'),
     ('input_size', 288, 'input_size: 288'),
     ('depth_range', (3, 3), r'depth_range: \(3, 3\)'),
     ('depth_range', (-1, 3), 'depth_range'),
@@ -401,6 +402,17 @@ def test_a_backend_and_then_its_device_are_replaced(copier, image, monkeypatch, 
     copier._backend = Broken()
     assert copier.infer(image).depth is not None
     assert asked == [('torch', 'cuda'), ('auto', 'cpu')]
+
+
+def test_too_little_memory_on_the_cpu_names_the_remedy(copier, image):
+    """Where there is nothing smaller to go on with."""
+    class Large(Copy):
+
+        def __call__(self, x, tasks):
+            torch.empty(1 << 60)
+    copier._backend = Large()
+    with pytest.raises(EngineError, match=r'input_size: .* memory for 64x96 \(.*; choose a small'):
+        copier.infer(image)
 
 
 def test_other_errors_come_out_and_leave_the_engine_as_it_is(copier, image):

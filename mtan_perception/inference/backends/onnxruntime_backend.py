@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from mtan_perception import __version__
-from mtan_perception.inference.artefacts import fingerprint, provide
+from mtan_perception.inference import convolution, export, optimize, postprocess
+from mtan_perception.inference.artefacts import code_hash, fingerprint, provide
 from mtan_perception.inference.backends.latest_used import LatestUsed
-from mtan_perception.inference.devices import DTYPES
+from mtan_perception.inference.backends.half_precision import fit_precision
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.export import export_onnx, FinishedNetwork
-from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.network import MTANDeepLabv3
 
 _LOGGER = logging.getLogger(__name__)
@@ -52,10 +52,13 @@ class ONNXRuntimeBackend:
             raise BackendError(f'it does not run in {precision} on {device}')
         self._providers = _choose_providers(onnxruntime.get_available_providers(), device)
         _LOGGER.info('onnxruntime: %s', ', '.join(self._providers))
-        self.precision, self._axes, self._device = precision, axes, device
-        self._runtime = onnxruntime
-        self._network = OptimizedMTAN(load()).to(device, DTYPES[precision])
-        self._weights = fingerprint(self._network.state_dict())
+        self._axes, self._device, self._runtime = axes, device, onnxruntime
+
+        def marked() -> MTANDeepLabv3:
+            network = load()
+            self._weights = fingerprint(network)
+            return network
+        self.precision, self._network = fit_precision(marked, device, precision)
         self._sessions: LatestUsed[Any] = LatestUsed(_MAX_SESSIONS)
 
     @torch.inference_mode()
@@ -79,13 +82,14 @@ class ONNXRuntimeBackend:
             torch.cuda.synchronize(self._device)  # the session has a stream of its own
         try:
             session.run_with_iobinding(binding)
-        except Exception as error:  # as above
+        except Exception as error:  # the runtime's own errors have no common class
             raise BackendError(f'onnxruntime failed: {error}') from error
         return results
 
     def _build(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
         network = FinishedNetwork(self._network, size, tasks, self._axes, None)
         key = {'weights': self._weights, 'mtan_perception': __version__,
+               'code': code_hash(convolution, export, optimize, postprocess),
                'torch': torch.__version__, 'onnxruntime': self._runtime.__version__,
                'device': _describe(self._device), 'precision': self.precision,
                'axes': self._axes, 'size': f'{size[0]}x{size[1]}', 'tasks': '+'.join(tasks)}
@@ -95,9 +99,12 @@ class ONNXRuntimeBackend:
             options.intra_op_num_threads = torch.get_num_threads()
             # Spinning threads take the cores from everything else on the robot.
             options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+            if _TENSORRT in self._providers:
+                _LOGGER.info('onnxruntime: TensorRT builds its engine, which takes minutes; a '
+                             'later start finds it in %s ...', path.parent)
             session = self._runtime.InferenceSession(str(path), options, [
                 (name, self._options(name, path.parent)) for name in self._providers])
-        except Exception as error:  # the runtime's own errors have no common class
+        except Exception as error:  # as above
             raise BackendError(f'onnxruntime cannot build the network: {error}') from error
         taken = session.get_providers()[0]
         if taken not in self._providers:  # it is silent about libraries that do not load

@@ -20,7 +20,7 @@ from mtan_perception.inference.convolution import (
     split_convolution,
 )
 from mtan_perception.inference.devices import uses_matrix_units
-from mtan_perception.inference.errors import BackendError
+from mtan_perception.inference.errors import BackendError, in_one_line
 from mtan_perception.inference.mapped_weights import optimize_mapped, reading_once
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import finish
@@ -32,6 +32,9 @@ _HINTS = {'fp32': 'f32', 'bf16': 'bf16'}
 
 # Each compiled model holds weights of its own: keep those of the last few sizes and sets of tasks.
 _MAX_MODELS = 3
+# Another is built in the place of one only that was not used for so many calls: four that come in
+# turn would push each other out, and be built for ever.
+_UNUSED_CALLS = 30
 
 
 class OpenVINOBackend:
@@ -40,7 +43,8 @@ class OpenVINOBackend:
 
     The first size and tasks are built at once. Others are built aside when they come a second
     time, and torch runs them meanwhile: no frame waits for a model, and none is built for a
-    photograph that is the only one of its size.
+    photograph that is the only one of its size. Of more sizes and tasks than models are kept, torch
+    runs those that came last.
 
     :raises BackendError: without OpenVINO, on another device than the CPU, and in fp16.
     """
@@ -54,14 +58,20 @@ class OpenVINOBackend:
                                f'not on {device} in {precision}')
         try:
             import openvino  # noqa: F401
+
+            # An old one lacks some of what is needed of it.
+            import mtan_perception.inference.backends.openvino_graph  # noqa: F401
         except ImportError as error:
-            raise BackendError(
-                f'{error}; install it with: python3 -m pip install openvino') from error
+            raise BackendError(f'{error}; install it with: python3 -m pip install --upgrade '
+                               'openvino') from error
         self.precision, self._axes, self._load = precision, axes, load
         self._networks: list[OptimizedMTAN] = []
         self._optimize(_fastest(precision))
         self._requests: LatestUsed[Any] = LatestUsed(_MAX_MODELS)
         self._seen: set[tuple] = set()
+        self._calls = 0
+        self._last_calls: dict[tuple, int] = {}
+        """By size and tasks, the call that last used the model."""
         self._building: tuple[tuple, Future] | None = None
         self._builder = ThreadPoolExecutor(1, 'openvino-builder')
         self._threads = torch.get_num_threads()
@@ -85,7 +95,10 @@ class OpenVINOBackend:
             return finish(self._network.logits(x, tasks), size, self._axes)
         parts = []
         for image in x.numpy():
-            results = request.infer({0: image[None]}, share_inputs=True)
+            try:
+                results = request.infer({0: image[None]}, share_inputs=True)
+            except RuntimeError as error:
+                raise BackendError(f'openvino failed: {in_one_line(error)}') from error
             parts.append({port.get_any_name(): torch.from_numpy(array)
                           for port, array in results.items()})
         if len(parts) == 1:  # torch.cat would copy
@@ -94,22 +107,31 @@ class OpenVINOBackend:
 
     def _find(self, key: tuple) -> Any | None:
         """Return the request for a size and tasks, None while there is none."""
+        self._calls += 1
         if self._requests and key not in self._requests:
             self._build_aside(key)
             if key not in self._requests:
                 return None
+        self._last_calls[key] = self._calls
         return self._requests.use(key, lambda: self._compile(*key))
 
     def _build_aside(self, key: tuple) -> None:
         """Begin to build what comes a second time, and take over what was built meanwhile."""
-        if key not in self._seen:
-            self._seen.add(key)
-        elif self._building is None:
-            self._building = key, self._builder.submit(self._compile, *key)
-        elif self._building[1].done():
+        if self._building is not None and self._building[1].done():
             built, future = self._building
             self._building = None
+            self._last_calls[built] = self._calls
             self._requests.use(built, future.result)
+        elif key not in self._seen:
+            self._seen.add(key)
+        elif self._building is None and self._has_room():
+            self._building = key, self._builder.submit(self._compile, *key)
+
+    def _has_room(self) -> bool:
+        """Tell whether one more model would take the place of none that is in use."""
+        oldest = next(iter(self._requests))
+        return (len(self._requests) < _MAX_MODELS
+                or self._calls - self._last_calls[oldest] > _UNUSED_CALLS)
 
     def _compile(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
         import openvino
@@ -126,16 +148,17 @@ class OpenVINOBackend:
                     'INFERENCE_PRECISION_HINT': _HINTS[self.precision],
                     'INFERENCE_NUM_THREADS': self._threads})
                 rounds = self._splits and rounds_products(compiled)
-            if rounds:
-                del compiled
-                _LOGGER.warning(
-                    'openvino %s rounds the sums of bfloat16 products; going on with those of '
-                    'float32, which are slower: try another version', openvino.__version__)
-                self._optimize(cpu_convolution)
-                return self._compile(size, tasks)
-            request = compiled.create_infer_request()
+            request = None if rounds else compiled.create_infer_request()
         except RuntimeError as error:
-            raise BackendError(f'openvino cannot build the network: {error}') from error
+            raise BackendError(
+                f'openvino cannot build the network: {in_one_line(error)}') from error
+        if request is None:
+            del compiled
+            _LOGGER.warning(
+                'openvino %s rounds the sums of bfloat16 products; going on with those of '
+                'float32, which are slower: try another version', openvino.__version__)
+            self._optimize(cpu_convolution)
+            return self._compile(size, tasks)
         _LOGGER.info('openvino: built in %.1f s', time.perf_counter() - start)
         return request
 

@@ -10,22 +10,20 @@ import torch
 from torch import Tensor
 
 from mtan_perception.inference.backends.latest_used import LatestUsed
-from mtan_perception.inference.convolution import Convolution, cpu_convolution
+from mtan_perception.inference.backends.half_precision import fit_precision
+from mtan_perception.inference.convolution import cpu_convolution
 from mtan_perception.inference.devices import DTYPES
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.mapped_weights import optimize_mapped
-from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import finish
 from mtan_perception.network import MTANDeepLabv3
 
 _LOGGER = logging.getLogger(__name__)
 
-# The graphs of the last few sizes and sets of tasks are kept, of as many images at most. More at
-# once give the device enough to do for each kernel that is launched.
+# Graphs to keep: those used last, each for a number of images, a size and a set of tasks.
 _MAX_GRAPHS = 8
+# More images at once give the device enough to do for each kernel that is launched: no graph.
 _MAX_BATCH = 4
-_PROBE = 128
-"""Side in pixels of the noise that shows whether a precision holds a network's features."""
 
 
 class TorchBackend:
@@ -44,7 +42,7 @@ class TorchBackend:
         # Winograd's sums cancel, which half precision does not stand; torch.compile and tensor
         # cores do better with plain convolutions.
         if compiled or device.type != 'cpu' or precision != 'fp32':
-            self.precision, network = _fit_precision(load, device, precision)
+            self.precision, network = fit_precision(load, device, precision)
         else:
             # Convolutions on CPUs and on tensor cores work on this layout, convert from others.
             self.precision, network = precision, optimize_mapped(
@@ -74,7 +72,8 @@ class TorchBackend:
             except BackendError:
                 raise
             except RuntimeError as error:
-                reason = str(error).splitlines()[0]
+                # That of the kernel that could not be captured; the end of capturing fails too.
+                reason = str(error.__context__ or error).splitlines()[0]
             self._captures = False
             self._graphs.clear()
             torch.cuda.empty_cache()
@@ -98,7 +97,8 @@ class TorchBackend:
                     run(inputs, tasks)
             torch.cuda.current_stream(self._device).wait_stream(stream)
             # Without a stream of this device it would be one of the first device that was used.
-            with torch.cuda.device(self._device), torch.cuda.graph(
+            # Where capturing fails, torch leaves it the current one: hence the outer statement.
+            with torch.cuda.stream(stream), torch.cuda.graph(
                     graph, pool=self._pool, stream=stream):
                 outputs = run(inputs, tasks)
 
@@ -132,40 +132,3 @@ def _compile(run: Callable) -> Callable:
             reason = str(error).strip().splitlines()[0]
         raise BackendError(f'torch.compile: {reason}')
     return attempt
-
-
-def _fit_precision(load: Callable[[], MTANDeepLabv3], device: torch.device,
-                   precision: str) -> tuple[str, OptimizedMTAN]:
-    """Return the precision, or fp32 with a warning where it does not do, and the network in it."""
-    network, misfit = _in_precision(load, device, precision)
-    if misfit is None or precision == 'fp32':
-        return precision, network
-    del network
-    _LOGGER.warning('precision: %s out of the range of %s; going on with fp32', misfit, precision)
-    return 'fp32', _in_precision(load, device, 'fp32')[0]
-
-
-def _in_precision(load: Callable[[], MTANDeepLabv3], device: torch.device,
-                  precision: str) -> tuple[OptimizedMTAN, str | None]:
-    """Return the network, and what of it the precision cannot hold."""
-    network = OptimizedMTAN(load(), Convolution)
-    misfit = _large_weight(network, precision)
-    network.to(device, DTYPES[precision], memory_format=torch.channels_last)
-    return network, misfit or _large_features(network, device, precision)
-
-
-def _large_weight(network: OptimizedMTAN, precision: str) -> str | None:
-    largest = max(tensor.abs().max().item() for tensor in network.state_dict().values())
-    fits = largest <= torch.finfo(DTYPES[precision]).max
-    return None if fits else f'a weight of {largest:.3g} is'
-
-
-@torch.inference_mode()
-def _large_features(network: OptimizedMTAN, device: torch.device, precision: str) -> str | None:
-    if precision != 'fp16':  # the others reach as far as float32
-        return None
-    noise = torch.randn(1, 3, _PROBE, _PROBE, generator=torch.Generator().manual_seed(0))
-    logits = network.logits(noise.to(device, torch.float16, memory_format=torch.channels_last))
-    if all(part.isfinite().all() for part in logits.values()):
-        return None
-    return 'features of noise are'

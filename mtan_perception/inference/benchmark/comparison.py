@@ -258,7 +258,7 @@ def _row(result: Measurement, baseline: float | None) -> str:
         return f'{result.contender:24} {result.problem}'
     spread = f'{1000 * min(result.seconds):.1f}..{1000 * max(result.seconds):.1f}'
     ratio = f'{baseline / result.median:.2f}' if baseline else '-'
-    share = '-' if result.share is None else f'{result.share:.2f}'
+    share = '-' if result.share is None else f'{result.share:.3f}'
     text = (f'{result.contender:24} {1000 * result.median:9.1f} {spread:>17} {ratio:>9} '
             f'{share:>7} {result.prepared:7.1f} '
             + (f"{'-':>8} " if result.memory is None else f'{result.memory:8.0f} '))
@@ -285,8 +285,11 @@ def report(results: Sequence[Measurement], image: np.ndarray, device: str, preci
 
 def describe_host(device: str) -> dict[str, Any]:
     """Return what the figures depend on."""
-    model = describe_processor('model name') or platform.processor()
-    host = {'machine': platform.machine(), 'cpu': model, 'amx': uses_matrix_units(),
+    host = {'machine': platform.machine(),
+            'cpu': describe_processor('model name') or platform.processor(),
+            # Generations of a processor may share a name.
+            'cpu_family': describe_processor('cpu family'), 'cpu_model': describe_processor('model'),
+            'amx': uses_matrix_units(),
             'threads': torch.get_num_threads(), 'load': os.getloadavg()[0]}
     if torch.device(device).type == 'cuda':
         host['gpu'] = torch.cuda.get_device_name(device)

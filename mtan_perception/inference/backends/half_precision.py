@@ -1,0 +1,60 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a precision holds a network's weights and features."""
+
+from collections.abc import Callable
+import logging
+
+import torch
+
+from mtan_perception.inference.convolution import Convolution
+from mtan_perception.inference.devices import DTYPES
+from mtan_perception.inference.optimize import OptimizedMTAN
+from mtan_perception.network import MTANDeepLabv3
+
+_LOGGER = logging.getLogger(__name__)
+
+_PROBE = 128
+"""Side in pixels of the noise that shows whether a precision holds a network's features."""
+
+
+def fit_precision(load: Callable[[], MTANDeepLabv3], device: torch.device,
+                   precision: str) -> tuple[str, OptimizedMTAN]:
+    """
+    Return the precision, or fp32 with a warning where it does not do, and the network in it.
+
+    :param load: returns the network in float32 on the CPU; called anew for fp32.
+    :param precision: 'fp32', 'fp16' or 'bf16'.
+    """
+    network, misfit = _in_precision(load, device, precision)
+    if misfit is None or precision == 'fp32':
+        return precision, network
+    del network
+    _LOGGER.warning('precision: %s out of the range of %s; going on with fp32', misfit, precision)
+    return 'fp32', _in_precision(load, device, 'fp32')[0]
+
+
+def _in_precision(load: Callable[[], MTANDeepLabv3], device: torch.device,
+                  precision: str) -> tuple[OptimizedMTAN, str | None]:
+    """Return the network, and what of it the precision cannot hold."""
+    network = OptimizedMTAN(load(), Convolution)
+    misfit = _large_weight(network, precision)
+    network.to(device, DTYPES[precision], memory_format=torch.channels_last)
+    return network, misfit or _large_features(network, device, precision)
+
+
+def _large_weight(network: OptimizedMTAN, precision: str) -> str | None:
+    largest = max(tensor.abs().max().item() for tensor in network.state_dict().values())
+    fits = largest <= torch.finfo(DTYPES[precision]).max
+    return None if fits else f'a weight of {largest:.3g} is'
+
+
+@torch.inference_mode()
+def _large_features(network: OptimizedMTAN, device: torch.device, precision: str) -> str | None:
+    if precision != 'fp16':  # the others reach as far as float32
+        return None
+    noise = torch.randn(1, 3, _PROBE, _PROBE, generator=torch.Generator().manual_seed(0))
+    logits = network.logits(noise.to(device, torch.float16, memory_format=torch.channels_last))
+    if all(part.isfinite().all() for part in logits.values()):
+        return None
+    return 'features of noise are'
