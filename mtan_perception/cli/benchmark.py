@@ -17,6 +17,7 @@ from mtan_perception.tasks import NYUV2_TASKS
 
 _SIZES = '288x384,480x640'
 _QUICK_SIZES = '96x128'
+_MAX_ROUNDS = _MAX_FRAMES = 1000
 # One task's share of the time is asked for to a hundredth.
 _SINGLE_ROUNDS = 2
 # The compilers take minutes on a CPU: ours is left to who asks for it.
@@ -66,14 +67,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print the tables, write the JSON."""
-    for name in ('rounds', 'frames'):
-        if getattr(args, name) < 1:
-            raise ValueError(f'--{name}: {getattr(args, name)}; give at least 1')
+    for name, most in (('rounds', _MAX_ROUNDS), ('frames', _MAX_FRAMES)):
+        if not 1 <= getattr(args, name) <= most:
+            raise ValueError(f'--{name}: {getattr(args, name)}; give 1 to {most}')
+    if args.json and not args.json.absolute().parent.is_dir():
+        raise ValueError(f'--json: {args.json}; there is no folder {args.json.parent}: make it')
     measure_node = _load_node_benchmark() if args.node else None
     report: dict[str, Any] = {}
     if args.network or not args.node:
         report = _run_network(args)
-        _write(args.json, report)
     if measure_node is not None:
         from mtan_perception.inference.benchmark.comparison import describe_host, versions
         from mtan_perception.inference.devices import choose_device
@@ -83,6 +85,8 @@ def run(args: argparse.Namespace) -> None:
             _QUICK_FRAMES if args.quick else args.frames,
             {'device': args.device, 'precision': args.precision}, _say)}
         _write(args.json, report)
+    if args.json:
+        print(f'\nwritten: {args.json}')
 
 
 def _load_node_benchmark() -> Callable[..., dict[str, Any]]:
@@ -99,11 +103,9 @@ def _run_network(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the network and print the table; return the report."""
     sizes, names = _sizes(args), _names(args)
     from mtan_perception.inference.benchmark import comparison
-    from mtan_perception.inference.devices import choose_device
-    device = str(choose_device(args.device))
-    precision = args.precision
-    if precision == 'auto':
-        precision = 'fp32' if device == 'cpu' else 'fp16'
+    from mtan_perception.inference.devices import choose_device, choose_precision
+    chosen = choose_device(args.device)
+    device, precision = str(chosen), choose_precision(args.precision, chosen)
     images = [_image(*size) for size in sizes]
     processes: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix='mtan-benchmark-') as folder:
@@ -116,13 +118,15 @@ def _run_network(args: argparse.Namespace) -> dict[str, Any]:
                 processes, images, names, 2 if args.quick else args.rounds, not args.quick)
         finally:
             comparison.close(processes)
-    extra = {}
+    report = comparison.report(results, images, device, precision)
+    print(comparison.table(results), flush=True)
+    _write(args.json, report)  # before the floors, for which the GPU may have too little memory
     if device != 'cpu':
-        extra['floors'] = {f'{height}x{width}': comparison.floors(
+        report['floors'] = {f'{height}x{width}': comparison.floors(
             device, (height, width), tuple(NYUV2_TASKS)) for height, width in sizes}
-    report = comparison.report(results, images[0], device, precision, extra)
-    print(comparison.table(results))
-    print(f"\n{json.dumps({'host': report['host'], 'versions': report['versions'], **extra})}")
+        _write(args.json, report)
+    shown = ('host', 'versions', 'floors')
+    print(f'\n{json.dumps({name: report[name] for name in shown if name in report})}')
     return report
 
 
@@ -178,7 +182,8 @@ def _measure_network(measure: Callable[..., list], processes: dict[str, Any], im
 
 def _fastest(results: Sequence, owner: str) -> str | None:
     """Return the name of the fastest contender whose name begins with `owner`."""
-    able = [result for result in results if result.contender.startswith(owner) and result.seconds]
+    able = [result for result in results
+            if result.contender.startswith(owner) and result.problem is None]
     return min(able, key=lambda result: result.median).contender if able else None
 
 
@@ -204,4 +209,3 @@ def _say(text: str) -> None:
 def _write(path: Path | None, report: dict[str, Any]) -> None:
     if path:
         path.write_text(json.dumps(report, indent=1) + '\n')
-        print(f'\nwritten: {path}')

@@ -47,6 +47,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--input-size: {size[0]}x{size[1]}; give multiples of {multiple}, '
                          'at least 32')
     available = [name for name in card.tasks if name in NYUV2_TASKS]
+    if not available:
+        raise ValueError(f"--weights: {args.weights} has the task(s) {', '.join(card.tasks)}; a "
+                         f"file has images of {', '.join(NYUV2_TASKS)}")
     tasks = select_tasks(args.tasks.split(',') if args.tasks else available, available)
     finished = FinishedNetwork(
         OptimizedMTAN(network, FACTORIES.get(args.format, Convolution)), size, tasks,

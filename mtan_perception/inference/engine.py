@@ -47,7 +47,8 @@ class Engine:
     :param weights: a checkpoint file, 'default', or 'random' for outputs that mean nothing.
     :param device: 'auto' (CUDA where there is a device), 'cpu', 'cuda' or 'cuda:N'.
     :param precision: 'auto' (fp16 on CUDA, else fp32), 'fp32', 'fp16' or 'bf16'. One that the
-        device lacks is replaced by fp32, with a warning.
+        device lacks is replaced by fp32, with a warning. On CUDA torch computes the convolutions
+        of fp32 in TF32, of 10 bits, unless torch.backends.cudnn.allow_tf32 is False.
     :param tasks: those to compute, by name; None for all that the network has.
     :param input_size: (height, width) into which an image is fitted; None for the checkpoint's.
     :param backend: 'auto' (the fastest that can run here), or one of

@@ -17,8 +17,9 @@ from mtan_perception.cli.main import main
     (['--sizes', '100x128'], '--sizes: 100x128; the original takes multiples of 8'),
     (['--sizes', 'large'], "--sizes: 'large'"),
     (['--contenders', 'theirs/fast'], "--contenders: 'theirs/fast'; choose of original/eager"),
-    (['--rounds', '0'], '--rounds: 0; give at least 1'),
-    (['--frames', '0', '--node'], '--frames: 0; give at least 1'),
+    (['--rounds', '0'], '--rounds: 0; give 1 to 1000'),
+    (['--frames', '0', '--node'], '--frames: 0; give 1 to 1000'),
+    (['--json', '/nowhere/a.json'], '--json: /nowhere/a.json; there is no folder /nowhere'),
     (['--device', 'tpu'], "device: 'tpu' is not known"),
 ])
 def test_what_cannot_be_measured(arguments, words, capsys):
@@ -72,8 +73,12 @@ def test_network_and_node_share_a_file(monkeypatch, tmp_path):
         return {'costs': []}
 
     monkeypatch.setattr(benchmark, '_load_node_benchmark', lambda: measure_node)
-    monkeypatch.setattr(benchmark, '_run_network', lambda args: {
-        'host': {}, 'versions': {}, 'measurements': [1]})
+    def run_network(args):
+        report = {'host': {}, 'versions': {}, 'measurements': [1]}
+        benchmark._write(args.json, report)
+        return report
+
+    monkeypatch.setattr(benchmark, '_run_network', run_network)
     for options, keys in [(['--node'], {'host', 'versions', 'node'}),
                           (['--node', '--network'], {'host', 'versions', 'measurements', 'node'}),
                           ([], {'host', 'versions', 'measurements'})]:

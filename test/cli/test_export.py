@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from mtan_perception.checkpoint import ModelCard, save_checkpoint
 from mtan_perception.cli.main import main
 from mtan_perception.inference import Engine
 from mtan_perception.inference.backends.openvino_backend import openvino_core
+from mtan_perception.network import MTANDeepLabv3
 
 SIZE = (48, 64)
 
@@ -80,6 +82,17 @@ def test_what_cannot_be_exported(arguments, words, capsys, tmp_path, monkeypatch
     assert main(['export', '--weights', 'random', *arguments]) == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_without_a_task_of_ours_are_refused(capsys, tmp_path):
+    """A file would give nothing."""
+    card = ModelCard({'edges': 1}, 'resnet18', 16, 16, (1, 2, 3))
+    network = MTANDeepLabv3(card.tasks, card.backbone, card.output_stride, card.head_channels,
+                            card.aspp_rates)
+    save_checkpoint(tmp_path / 'edges.safetensors', network.state_dict(), card)
+    assert main(['export', '--weights', str(tmp_path / 'edges.safetensors'), '--format',
+                 'torchscript', '--out', str(tmp_path / 'm.pt')]) == 2
+    assert 'has the task(s) edges; a file has images of segmentation' in capsys.readouterr().err
 
 
 def test_a_missing_runtime_names_the_remedy(capsys, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from mtan_perception.inference.benchmark import comparison
 from mtan_perception.inference.benchmark.comparison import compare, Measurement, table
@@ -26,6 +27,8 @@ def test_agreement_by_hand():
     assert compare(ours, theirs) == pytest.approx(
         {'label': 0.75, 'depth': 0.1 / 4, 'normal': 45}, rel=1e-6)
     assert list(compare({'depth': ours['depth']}, theirs)) == ['depth']
+    theirs['normal'][0, 0, 1] = np.nan  # as the original has it of a zero vector
+    assert compare(ours, theirs)['normal'] == pytest.approx(90)
 
 
 def test_the_table_names_what_failed_and_divides_medians():
@@ -38,7 +41,7 @@ def test_the_table_names_what_failed_and_divides_medians():
     title, *_, eager, openvino, ours = text.splitlines()
     assert title == '8x8, depth' and openvino.endswith('not installed')
     assert eager.split()[1:4] == ['3000.0', '2000.0..9000.0', '1.00']
-    assert ours.split()[1:5] == ['1500.0', '1000.0..2000.0', '2.00', '0.62'] and '1.0e-03' in ours
+    assert ours.split()[1:5] == ['1500.0', '1000.0..2000.0', '2.00', '0.625'] and '1.0e-03' in ours
 
 
 def test_contenders_run_in_processes_of_their_own(tmp_path):
@@ -74,6 +77,39 @@ def test_contenders_run_in_processes_of_their_own(tmp_path):
     assert 'ours/broken: BackendError: no such runtime' in said
 
 
+def test_a_contender_that_dies_leaves_the_others_figures(tmp_path):
+    """Killed for its memory, say, in the second round."""
+    class Process:
+
+        def __init__(self, name):
+            self.rounds = 0 if name == 'dies' else -9
+
+        def ask(self, method, *arguments, patience=0):
+            self.rounds += method == 'measure'
+            if self.rounds == 2:
+                raise RuntimeError('its process ended with exit code -9')
+            return 0.5
+    results = comparison.measure(
+        ['dies', 'lives'], tmp_path, np.zeros((1, 3, 8, 8), np.float32), ['depth'],
+        {name: Process(name) for name in ('dies', 'lives')}, 3, 'cpu', 'fp32', lambda text: None)
+    dead, alive = results
+    assert dead.problem == 'its process ended with exit code -9'
+    assert alive.problem is None and alive.seconds == [0.5] * 3
+    assert 'exit code -9' in table(results)
+
+
+def test_the_report_says_on_what_it_was_measured():
+    """As JSON: the processor and its generation, versions, a hash of each input."""
+    images = [np.zeros((1, 3, 8, 16), np.float32), np.ones((1, 3, 16, 32), np.float32)]
+    result = Measurement('ours/torch', (8, 16), ('depth',), [3.0, 1.0, 2.0])
+    report = json.loads(json.dumps(comparison.report([result], images, 'cpu', 'fp32')))
+    assert {'machine', 'cpu', 'cpu_family', 'cpu_model', 'threads'} <= report['host'].keys()
+    assert report['versions']['torch'] == torch.__version__.partition('+')[0]
+    assert report['input_sha256'].keys() == {'8x16', '16x32'}
+    assert len(set(report['input_sha256'].values())) == 2
+    assert report['measurements'][0]['median'] == 2.0
+
+
 def test_some_tasks_are_measured_in_turn_with_all(tmp_path):
     """A machine that slows down slows both, and the share of one in the other stays."""
     order = []
@@ -100,13 +136,28 @@ def test_a_worker_answers_line_by_line(tmp_path):
     """An error is an answer: the process goes on, and ends with its input."""
     requests = '\n'.join([json.dumps(['prepare', ['missing.npy', ['depth']]]),
                           json.dumps(['memory', []])])
+    ballast = np.ones(1 << 27)  # 1 GiB, which is not the worker's
     result = subprocess.run(
         [sys.executable, '-m', 'mtan_perception.inference.benchmark.worker', 'ours/torch',
          str(tmp_path), 'cpu', 'fp32'], input=requests, capture_output=True, text=True,
         timeout=100)
     error, memory = map(json.loads, result.stdout.splitlines())
     assert result.returncode == 0 and 'missing.npy' in error['error']
-    assert 50 < memory['result'] < 4000
+    assert 50 < memory['result'] < ballast.nbytes / 2 ** 20
+
+
+def test_what_a_runtime_prints_is_no_answer(tmp_path):
+    """It goes where errors go, from C++ too."""
+    script = f"""if True:
+        import os, sys
+        from mtan_perception.inference.benchmark import worker
+        worker.Worker.memory = lambda self: os.write(1, b'noise\\n') and print('more') or 5
+        sys.argv = ['worker', 'ours/torch', {str(tmp_path)!r}, 'cpu', 'fp32']
+        worker.main()"""
+    result = subprocess.run([sys.executable, '-c', script], input='["memory", []]\n',
+                            capture_output=True, text=True, timeout=100)
+    assert json.loads(result.stdout) == {'result': 5}
+    assert 'noise' in result.stderr and 'more' in result.stderr
 
 
 def test_a_process_that_takes_too_long_is_ended(tmp_path):

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure the contenders side by side: interleaved, so that all see the same machine."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 from dataclasses import asdict, dataclass, field
 import hashlib
@@ -137,33 +137,47 @@ def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: S
         held = _held_on(device)
         if name not in processes:
             processes[name] = _Process(name, folder, device, precision)
-        try:
+        with _noting(result, say):
             result.prepared = processes[name].ask(
                 'prepare', 'image.npy', list(tasks), patience=patience)
             if name in fresh and device != 'cpu':
                 result.memory = _held_on(device) - held
+            if name == BASELINE and device != 'cpu':
+                processes[name].ask('run_exactly')
             processes[name].ask('save', f"{name.replace('/', '-')}.npz")
-        except RuntimeError as error:
-            result.problem = str(error)
-            say(f'{name}: {error}')
-    running = [result for result in results if result.problem is None]
     for number in range(rounds):
         say(f'round {number + 1} of {rounds}')
-        for result in running:
-            if all_tasks is not None:
-                result.all_tasks.append(all_tasks.ask('measure'))
-            result.seconds.append(processes[result.contender].ask('measure'))
-    for result in running:
+        for result in _sound(results):
+            with _noting(result, say):
+                every = [] if all_tasks is None else [all_tasks.ask('measure')]
+                result.seconds.append(processes[result.contender].ask('measure'))
+                result.all_tasks += every
+    for result in _sound(results):
         if result.contender in fresh and device == 'cpu':
-            result.memory = processes[result.contender].ask('memory')
+            with _noting(result, say):
+                result.memory = processes[result.contender].ask('memory')
     baseline = folder / f"{BASELINE.replace('/', '-')}.npz"
-    for result in running:
+    for result in _sound(results):
         if baseline.exists() and result.contender != BASELINE:
             with np.load(baseline) as theirs, \
                     np.load(folder / f"{result.contender.replace('/', '-')}.npz") as ours:
                 if theirs[next(iter(theirs))].shape[1:3] == size:
                     result.agreement = compare(ours, theirs)
     return results
+
+
+@contextlib.contextmanager
+def _noting(result: Measurement, say: Callable[[str], None]) -> Iterator[None]:
+    """Note why a contender fails; the others go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        result.problem = str(error)
+        say(f'{result.contender}: {error}')
+
+
+def _sound(results: Iterable[Measurement]) -> list[Measurement]:
+    return [result for result in results if result.problem is None]
 
 
 def _held_on(device: str) -> float:
@@ -190,7 +204,9 @@ def compare(ours: Any, theirs: Any) -> dict[str, float]:
     if 'normal' in ours:
         # By the chord: near 1 the arc cosine of a float32 product is mostly rounding.
         chord = np.linalg.norm(ours['normal'] - theirs['normal'].astype(np.float64), axis=3)
-        agreement['normal'] = float(np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1))).mean())
+        # The original's is NaN where it has no direction.
+        agreement['normal'] = float(np.nanmean(
+            np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1)))))
     return agreement
 
 
@@ -242,8 +258,8 @@ def table(results: Sequence[Measurement]) -> str:
     for result in results:
         if (result.size, result.tasks) != group:
             group = result.size, result.tasks
-            baseline = next((other.median for other in results if other.contender == BASELINE
-                             and other.size == result.size and other.seconds), None)
+            baseline = next((other.median for other in _sound(results)
+                             if other.contender == BASELINE and other.size == result.size), None)
             lines += ['', f"{result.size[0]}x{result.size[1]}, {', '.join(result.tasks)}",
                       f"{'':24} {'median':>9} {'min..max':>17} {'original/':>9} {'this/':>7} "
                       f"{'first':>7} {'memory':>8} {'equal':>9} {'depth':>8} {'normal':>8}",
@@ -268,15 +284,15 @@ def _row(result: Measurement, baseline: float | None) -> str:
                            else f"{'-':>{9 if name == 'label' else 8}}" for name, form in forms)
 
 
-def report(results: Sequence[Measurement], image: np.ndarray, device: str, precision: str,
-           extra: dict[str, Any]) -> dict[str, Any]:
-    """Return the run as a dictionary for JSON: host, versions, input and measurements."""
+def report(results: Sequence[Measurement], images: Iterable[np.ndarray], device: str,
+           precision: str) -> dict[str, Any]:
+    """Return the run as a dictionary for JSON: host, versions, inputs and measurements."""
     return {
         'host': describe_host(device),
         'versions': versions(),
         'precision': precision,
-        'input_sha256': hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest(),
-        **extra,
+        'input_sha256': {f'{image.shape[2]}x{image.shape[3]}': hashlib.sha256(
+            np.ascontiguousarray(image)).hexdigest() for image in images},
         'measurements': [
             {**asdict(result), 'median': result.median if result.seconds else None}
             for result in results],
@@ -292,7 +308,8 @@ def describe_host(device: str) -> dict[str, Any]:
             'amx': uses_matrix_units(),
             'threads': torch.get_num_threads(), 'load': os.getloadavg()[0]}
     if torch.device(device).type == 'cuda':
-        host['gpu'] = torch.cuda.get_device_name(device)
+        host |= {'gpu': torch.cuda.get_device_name(device), 'cuda': torch.version.cuda,
+                 'cudnn': torch.backends.cudnn.version()}
     return host
 
 
@@ -300,7 +317,7 @@ def versions() -> dict[str, str]:
     """Return those of the package, of Python and of what may run the network."""
     from importlib import metadata
     versions = {'mtan_perception': __version__, 'python': platform.python_version()}
-    for package in ('torch', 'openvino', 'onnxruntime', 'onnxruntime-gpu'):
+    for package in ('torch', 'torchvision', 'openvino', 'onnx', 'onnxruntime', 'onnxruntime-gpu'):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

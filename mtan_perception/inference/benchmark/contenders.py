@@ -16,7 +16,7 @@ import torch
 from torch import nn, Tensor
 
 from mtan_perception.checkpoint import load_network
-from mtan_perception.inference.backends import BACKENDS, build_backend
+from mtan_perception.inference.backends import BACKENDS
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.tasks import NYUV2_TASKS
 
@@ -32,7 +32,7 @@ def prepare(name: str, folder: Path, x: Tensor, tasks: tuple[str, ...], precisio
     """
     Return a call that runs the contender on x and returns its maps.
 
-    :param precision: of our backends, and of the original where it is compiled for CUDA.
+    :param precision: of our backends; the original compiled for CUDA is in fp16 if they are.
     :raises BackendError: with the reason, if it cannot run here.
     """
     owner, _, runtime = name.partition('/')
@@ -48,10 +48,10 @@ def prepare(name: str, folder: Path, x: Tensor, tasks: tuple[str, ...], precisio
 
 
 def _ours(runtime: str, folder: Path, x: Tensor, tasks: tuple[str, ...], precision: str) -> Run:
-    backend = build_backend(runtime, lambda: load_network(folder / OUR_WEIGHTS)[0], x.device,
-                            precision, 'optical')
-    if backend.name != runtime:
-        raise BackendError(f'{runtime} cannot run here')
+    backend = BACKENDS[runtime](
+        lambda: load_network(folder / OUR_WEIGHTS)[0], x.device, precision, 'optical')
+    if backend.precision != precision:
+        raise BackendError(f'{precision} does not hold these weights')
     return lambda: backend(x, tasks)
 
 

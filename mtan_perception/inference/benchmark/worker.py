@@ -9,8 +9,8 @@ each answer: its result, or why there is none.
 """
 
 import json
+import os
 from pathlib import Path
-import resource
 import statistics
 import sys
 import time
@@ -49,6 +49,13 @@ class Worker:
             self._time() for _ in range(_GPU_RUNS if self._device.type == 'cuda' else 1))
 
     @torch.inference_mode()
+    def run_exactly(self) -> None:
+        """Run it once more, a GPU's convolutions of float32 with all of its bits."""
+        before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+        self._maps = self._run()
+        torch.backends.cudnn.allow_tf32 = before
+
+    @torch.inference_mode()
     def _time(self) -> float:
         self._synchronize()
         start = time.perf_counter()
@@ -58,7 +65,10 @@ class Worker:
 
     def memory(self) -> float:
         """Return the process's peak so far, in MiB."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 10
+        # Not by getrusage: its figure begins with that of the process which started this one.
+        entries = dict(line.split(':', 1) for line in
+                       Path('/proc/self/status').read_text().splitlines())
+        return int(entries['VmHWM'].split()[0]) / 2 ** 10
 
     def save(self, name: str) -> None:
         """Write the latest maps as label, depth and normal, whatever form they have."""
@@ -82,7 +92,9 @@ class Worker:
 def main() -> None:
     """Answer requests until the input ends."""
     worker = Worker(*sys.argv[1:])
-    answers, sys.stdout = sys.stdout, sys.stderr  # what runtimes print is no answer
+    # What runtimes and compilers print, in C++ and in other processes too, is no answer.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:
         method, arguments = json.loads(line)
         answer: dict[str, Any] = {}
