@@ -13,8 +13,8 @@ from mtan_perception.inference.errors import EngineError
 
 _LOGGER = logging.getLogger(__name__)
 
-# Of torch for CUDA and for the CPU, of cuBLAS and cuDNN, of torch where none of cuDNN's kernels gets
-# the memory that it needs, and of C++.
+# Of torch for CUDA and for the CPU, of cuBLAS and cuDNN, of torch where none of cuDNN's kernels
+# gets the memory that it needs, and of C++.
 _OUT_OF_MEMORY = (
     'out of memory', "can't allocate memory", 'STATUS_ALLOC_FAILED', 'STATUS_NOT_INITIALIZED',
     'unable to find an engine', 'bad_alloc')

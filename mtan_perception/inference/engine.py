@@ -294,9 +294,9 @@ class Engine:
             self._backend = None
             return 'torch'
         if is_out_of_memory(error):
-            raise EngineError(f'input_size: there is too little memory for {self.input_size[0]}x'
-                              f'{self.input_size[1]} ({reason}); choose a smaller one, fewer tasks '
-                              'or lighter weights') from error
+            height, width = self.input_size
+            raise EngineError(f'input_size: too little memory for {height}x{width} ({reason}); '
+                              'choose a smaller one, fewer tasks or lighter weights') from error
         return None
 
     def _select_tasks(self, names: Iterable[str]) -> tuple[str, ...]:

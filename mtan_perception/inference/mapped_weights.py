@@ -81,8 +81,8 @@ def optimize_mapped(network: MTANDeepLabv3, factory: Factory,
     Where the file cannot be had, a warning says why and the weights are in memory.
     """
     key = {'weights': fingerprint(network), 'mtan_perception': __version__,
-           'torch': torch.__version__, 'code': code_hash(optimize, convolution), 'convolutions': factory.__name__,
-           'memory_format': str(memory_format)}
+           'code': code_hash(optimize, convolution), 'torch': torch.__version__,
+           'convolutions': factory.__name__, 'memory_format': str(memory_format)}
     try:
         weights = MappedWeights(provide(
             'weights.bin', key, lambda path: write(path, network, factory, memory_format)),

@@ -286,7 +286,7 @@ def test_openvino_that_fails_on_a_frame_is_a_backend_that_fails():
     backend(torch.randn(1, 3, 32, 32), ('depth',))
     (request,) = backend._requests.values()
     backend._requests[(40, 40), ('depth',)] = request  # of another size
-    with pytest.raises(BackendError, match=r"openvino failed: .*shape.*\Z"):
+    with pytest.raises(BackendError, match=r'openvino failed: .*shape.*\Z'):
         backend(torch.randn(1, 3, 40, 40), ('depth',))
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from mtan_perception import __version__
 from mtan_perception.inference import convolution, export, optimize, postprocess
 from mtan_perception.inference.artefacts import code_hash, fingerprint, provide
-from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.backends.half_precision import fit_precision
+from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.export import export_onnx, FinishedNetwork
 from mtan_perception.network import MTANDeepLabv3

@@ -43,8 +43,8 @@ class OpenVINOBackend:
 
     The first size and tasks are built at once. Others are built aside when they come a second
     time, and torch runs them meanwhile: no frame waits for a model, and none is built for a
-    photograph that is the only one of its size. Of more sizes and tasks than models are kept, torch
-    runs those that came last.
+    photograph that is the only one of its size. Where more sizes and tasks are in use than models
+    are kept, torch runs those that came last.
 
     :raises BackendError: without OpenVINO, on another device than the CPU, and in fp16.
     """

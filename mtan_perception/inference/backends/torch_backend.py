@@ -9,8 +9,8 @@ import logging
 import torch
 from torch import Tensor
 
-from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.backends.half_precision import fit_precision
+from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.convolution import cpu_convolution
 from mtan_perception.inference.devices import DTYPES
 from mtan_perception.inference.errors import BackendError

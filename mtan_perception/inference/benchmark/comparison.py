@@ -304,8 +304,8 @@ def describe_host(device: str) -> dict[str, Any]:
     host = {'machine': platform.machine(),
             'cpu': describe_processor('model name') or platform.processor(),
             # Generations of a processor may share a name.
-            'cpu_family': describe_processor('cpu family'), 'cpu_model': describe_processor('model'),
-            'amx': uses_matrix_units(),
+            'cpu_family': describe_processor('cpu family'),
+            'cpu_model': describe_processor('model'), 'amx': uses_matrix_units(),
             'threads': torch.get_num_threads(), 'load': os.getloadavg()[0]}
     if torch.device(device).type == 'cuda':
         host |= {'gpu': torch.cuda.get_device_name(device), 'cuda': torch.version.cuda,
@@ -317,7 +317,8 @@ def versions() -> dict[str, str]:
     """Return those of the package, of Python and of what may run the network."""
     from importlib import metadata
     versions = {'mtan_perception': __version__, 'python': platform.python_version()}
-    for package in ('torch', 'torchvision', 'openvino', 'onnx', 'onnxruntime', 'onnxruntime-gpu'):
+    for package in ('torch', 'torchvision', 'openvino', 'onnx', 'onnxruntime',
+                    'onnxruntime-gpu'):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
