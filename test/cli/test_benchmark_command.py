@@ -73,6 +73,7 @@ def test_network_and_node_share_a_file(monkeypatch, tmp_path):
         return {'costs': []}
 
     monkeypatch.setattr(benchmark, '_load_node_benchmark', lambda: measure_node)
+
     def run_network(args):
         report = {'host': {}, 'versions': {}, 'measurements': [1]}
         benchmark._write(args.json, report)

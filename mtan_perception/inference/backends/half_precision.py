@@ -19,7 +19,7 @@ _PROBE = 128
 
 
 def fit_precision(load: Callable[[], MTANDeepLabv3], device: torch.device,
-                   precision: str) -> tuple[str, OptimizedMTAN]:
+                  precision: str) -> tuple[str, OptimizedMTAN]:
     """
     Return the precision, or fp32 with a warning where it does not do, and the network in it.
 
