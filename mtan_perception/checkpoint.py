@@ -102,6 +102,11 @@ class ModelCard:
         """
         return max(8, self.output_stride)
 
+    @property
+    def is_synthetic(self) -> bool:
+        """Tell whether the network was trained on rendered rooms alone."""
+        return self.training.get('data') == 'synthetic'
+
     def to_metadata(self) -> dict[str, str]:
         """Return the card as the metadata of a safetensors file."""
         card = asdict(replace(self, labels=None))

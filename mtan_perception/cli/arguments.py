@@ -6,7 +6,7 @@
 def parse_size(text: str, option: str = '--input-size') -> tuple[int, int]:
     """Read ``288x384``, the value of `option`, as (height, width) in pixels."""
     height, _, width = text.partition('x')
-    if not (height.isdecimal() and width.isdecimal()):
+    if not all(length.isdecimal() and int(length) for length in (height, width)):
         raise ValueError(f'{option}: {text!r}; write HEIGHTxWIDTH, for example 288x384')
     return int(height), int(width)
 
@@ -15,5 +15,6 @@ def parse_seeds(text: str) -> range:
     """Read ``0:100``, the value of --seeds, as a start and a count."""
     start, _, count = text.partition(':')
     if not (start.isdecimal() and count.isdecimal() and int(count)):
-        raise ValueError(f'--seeds: {text!r}; write START:COUNT, for example 0:100')
+        raise ValueError(f'--seeds: {text!r}; write START:COUNT, at least one, for '
+                         'example 0:100')
     return range(int(start), int(start) + int(count))

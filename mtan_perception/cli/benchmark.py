@@ -17,6 +17,7 @@ from mtan_perception.tasks import NYUV2_TASKS
 
 _SIZES = '288x384,480x640'
 _QUICK_SIZES = '96x128'
+_MIN_SIZE = 32
 _MAX_ROUNDS = _MAX_FRAMES = 1000
 # One task's share of the time is asked for to a hundredth.
 _SINGLE_ROUNDS = 2
@@ -48,8 +49,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', default='auto', choices=('auto', 'fp32', 'fp16', 'bf16'),
                         help='of ours: auto is fp16 on CUDA and fp32 on a CPU')
-    parser.add_argument('--sizes', default=_SIZES, metavar='HxW,...',
-                        help="the network's (default %(default)s)")
+    parser.add_argument('--sizes', metavar='HxW,...',
+                        help=f"the network's (default {_SIZES}, with --quick {_QUICK_SIZES})")
     parser.add_argument('--contenders', metavar='NAME,...',
                         help='by default all that can run, without ours/compile')
     parser.add_argument('--rounds', type=int, default=5,
@@ -127,15 +128,18 @@ def _run_network(args: argparse.Namespace) -> dict[str, Any]:
         _write(args.json, report)
     shown = ('host', 'versions', 'floors')
     print(f'\n{json.dumps({name: report[name] for name in shown if name in report})}')
+    if all(result.problem for result in results):
+        raise ValueError('--contenders: none of them could be measured, see above')
     return report
 
 
 def _sizes(args: argparse.Namespace) -> list[tuple[int, int]]:
     sizes = [parse_size(text, '--sizes')
-             for text in (_QUICK_SIZES if args.quick else args.sizes).split(',')]
+             for text in (args.sizes or (_QUICK_SIZES if args.quick else _SIZES)).split(',')]
     for height, width in sizes:
-        if height % 8 or width % 8:
-            raise ValueError(f'--sizes: {height}x{width}; the original takes multiples of 8')
+        if height % 8 or width % 8 or min(height, width) < _MIN_SIZE:
+            raise ValueError(f'--sizes: {height}x{width}; the original takes multiples of 8, '
+                             f'at least {_MIN_SIZE}')
     return sizes
 
 
@@ -146,7 +150,7 @@ def _names(args: argparse.Namespace) -> list[str]:
         names = args.contenders.split(',')
         for name in names:
             if name not in CONTENDERS:
-                raise ValueError(f'--contenders: {name!r}; choose of {", ".join(CONTENDERS)}')
+                raise ValueError(f'--contenders: {name!r}; choose from {", ".join(CONTENDERS)}')
         return names
     return [name for name in CONTENDERS if name not in _LEFT_OUT
             and not (args.quick and name == 'original/compile')]

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     if not available:
         raise ValueError(f"--weights: {args.weights} has the task(s) {', '.join(card.tasks)}; a "
                          f"file has images of {', '.join(NYUV2_TASKS)}")
-    tasks = select_tasks(args.tasks.split(',') if args.tasks else available, available)
+    tasks = select_tasks(args.tasks.split(',') if args.tasks is not None else available, available)
     finished = FinishedNetwork(
         OptimizedMTAN(network, FACTORIES.get(args.format, Convolution)), size, tasks,
         card.normal_axes, (card.mean, card.std))
@@ -61,3 +61,6 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--format {args.format}: {error}') from error
     print(f'{args.out}: image (1, {size[0]}, {size[1]}, 3) uint8 RGB -> '
           f"{', '.join(finished.names())}")
+    if 'depth' in tasks and card.focal_length:
+        print(f'depth is that of a camera with a focal length of {card.focal_length:g} pixels at '
+              f'this size; with another, f, multiply it by f / {card.focal_length:g}')

@@ -3,14 +3,17 @@
 """``mtan predict``: run the network on image files and write what it sees."""
 
 import argparse
+from collections.abc import Iterator
 import math
 from pathlib import Path
+import sys
 
 import numpy as np
 
 from mtan_perception.cli.arguments import parse_size
 from mtan_perception.cli.png import write_png
 from mtan_perception.files import read_picture
+from mtan_perception.tasks import DEPTH
 
 # More rows than this would make a sheet that no viewer opens with pleasure.
 _SHEET_ROWS = 12
@@ -51,17 +54,19 @@ def run(args: argparse.Namespace) -> None:
     from mtan_perception.visualization import contact_sheet
     _check_names(args.images)
     engine = Engine(args.weights, args.device, args.precision,
-                    args.tasks.split(',') if args.tasks else None,
+                    args.tasks.split(',') if args.tasks is not None else None,
                     parse_size(args.input_size) if args.input_size else None)
     engine.depth_range = args.depth_range
     _check_focal_length(args.focal_length, engine)
-    args.out.mkdir(parents=True, exist_ok=True)
+    _make_folder(args.out)
+    for remark in _remarks(engine, args.focal_length):
+        print(f'mtan predict: {remark}', file=sys.stderr)
     rows, unreadable = [], []
     remark = ', the building of the model included'
     for path in args.images:
         image = _read_image(path)
         if image is None:
-            unreadable.append(str(path))
+            unreadable.append(f'{path} ({_fault(path)})')
             continue
         prediction = engine.infer(image, focal_length=args.focal_length)
         pictures = _pictures(prediction, engine)
@@ -79,7 +84,36 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.out / 'contact_sheet.png'}: {len(rows)} of {len(args.images)} images")
     if unreadable:
         raise ValueError(f'{len(unreadable)} of {len(args.images)} could not be read as images: '
-                         f"{', '.join(unreadable)}; check that they exist and are whole")
+                         f"{', '.join(unreadable)}")
+
+
+def _remarks(engine, focal_length: float | None) -> Iterator[str]:
+    """Yield what to know about the outputs to come."""
+    if engine.card.is_synthetic:
+        yield 'these weights know rendered rooms only: expect little of photographs'
+    if focal_length is None and DEPTH in engine.tasks and engine.corrects_depth:
+        height, width = engine.input_size
+        yield (f'depth is that of a camera with a focal length of {engine.card.focal_length:g} '
+               f'pixels at {height}x{width}; with --focal-length it is that of yours')
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ValueError(f'--out: {path} is a file; give a folder') from None
+    except OSError as error:
+        raise ValueError(f'--out: {path} cannot be made ({error.strerror}); give a folder that '
+                         'you may write to') from None
+
+
+def _fault(path: Path) -> str:
+    """Return why a path is no image."""
+    if path.is_dir():
+        return 'a folder: name its images'
+    if not path.exists():
+        return 'no such file'
+    return 'damaged, or no image that OpenCV can read'
 
 
 def _check_names(paths: list[Path]) -> None:

@@ -299,7 +299,7 @@ def main(args: list[str] | None = None) -> int:
     The exit code is 0, or 1 where the source cannot be used, with the reason in the log or on
     stderr.
     """
-    node = start('camera_node', CameraNode, args)
+    node = start('camera_node', CameraNode, args, PARAMETERS)
     spin(node, node.finished.is_set)
     leave(node, int(node.failed))
 

@@ -10,7 +10,6 @@ import argparse
 from collections.abc import Callable
 import os
 from pathlib import Path
-import shutil
 import signal
 import sys
 import threading
@@ -130,10 +129,9 @@ def _banner(options: argparse.Namespace, card: ModelCard, domain_id: int) -> str
         f"  camera_node  source '{options.source}', {options.rate:g} Hz -> /camera/image_raw",
         f"  mtan_node    weights '{options.weights}' ({card.backbone}) -> "
         + ' '.join(f'/mtan/{OUTPUTS[task]}' for task in _tasks(card)),
-        '  monitor      this process']
-    if shutil.which('ros2'):
-        lines.append(f'  Look on with: ROS_DOMAIN_ID={domain_id} '
-                     'ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ros2 topic list')
+        '  monitor      this process',
+        f'  Others see it with ROS_DOMAIN_ID={domain_id} '
+        'ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST']
     if options.weights == 'random':
         lines.append("  The weights are 'random': the network is untrained and its outputs mean "
                      'nothing yet.')
@@ -274,7 +272,7 @@ class Demo:
         received = f'{elapsed:4.0f} s  in {streams[INPUT].recent_rate():4.1f} Hz'
         if not running:
             trouble = next((line for child in self._children for line in reversed(child.lines)
-                            if '[ERROR]' in line or '[WARN]' in line), '')
+                            if '[ERROR]' in line), '')
             return f'{received}  waiting for the first output' + (trouble and f': {trouble}')
         rate = min(streams[task].recent_rate() for task in self._tasks)
         latency = max(streams[task].recent_latency() for task in self._tasks)

@@ -3,6 +3,7 @@
 """Frames of a running graph with all outputs and their truth, for ``mtan evaluate --live``."""
 
 from collections.abc import Iterator
+import os
 import threading
 import time
 
@@ -16,6 +17,8 @@ from mtan_perception.node.demo_monitor import INPUT, LABELS, Moment, Monitor, OU
 from mtan_perception.tasks import SEGMENTATION
 
 _POLL = 0.05
+_START_CAMERA = ('start camera_node with source synthetic in the namespace /camera (--ros-args -r '
+                 '__ns:=/camera)')
 
 
 def live_moments(tasks: tuple[str, ...], seconds: float, limit: int | None = None,
@@ -78,17 +81,17 @@ def _comparable(monitor: Monitor) -> bool:
 
 
 def _complaint(monitor: Monitor, patience: float) -> str:
-    start = f'no frame with all outputs and their truth in {patience:g} s: '
+    start = (f'no frame with all outputs and their truth in {patience:g} s on ROS_DOMAIN_ID '
+             f"{os.environ.get('ROS_DOMAIN_ID', '0')}: ")
     if not monitor.received(INPUT):
-        return start + 'nothing on /camera/image_raw; start camera_node with source synthetic'
+        return start + f'nothing on /camera/image_raw; {_START_CAMERA}'
     silent = [task for task in monitor.tasks if not monitor.received(task)]
     if silent:
         topics = ', '.join(f'/mtan/{OUTPUTS[task]}' for task in silent)
         return start + f'nothing on {topics}; start mtan_node, or leave the task out with --tasks'
     if not _comparable(monitor):
         return start + f'nothing on /mtan/{LABELS}; start the mtan_node of this release'
-    return start + ('nothing on /camera/truth/* with the stamps of the outputs; start camera_node '
-                    'with source synthetic')
+    return start + f'nothing on /camera/truth/* with the stamps of the outputs; {_START_CAMERA}'
 
 
 def _spin(executor: SingleThreadedExecutor) -> None:

@@ -94,8 +94,8 @@ class MtanNode(LifecycleNode):
         except Exception as error:
             self.get_logger().error(
                 f'cannot configure: {error}. The node stays unconfigured: correct the parameter '
-                f'or the file, then: ros2 lifecycle set {self.get_fully_qualified_name()} '
-                'configure')
+                'or the file and start it again, or make the transitions `configure` and '
+                f'`activate` (ros2 lifecycle set {self.get_fully_qualified_name()} ...)')
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
@@ -165,7 +165,7 @@ class MtanNode(LifecycleNode):
             f"weights '{self._settings.weights}' ({engine.card.backbone}, "
             f"{', '.join(engine.card.tasks)}) on {engine.device}, {engine.precision}, by backend "
             f"'{engine.backend}'")
-        if engine.card.training.get('data') == 'synthetic':
+        if engine.card.is_synthetic:
             self.get_logger().warning(
                 'these weights know rendered rooms only and are for trying out; docs/training.md '
                 'says how to get weights for a real camera')
@@ -307,7 +307,9 @@ def main(args: list[str] | None = None) -> int:
 
     The exit code is 1 where the node cannot start, with the reason on stderr.
     """
-    node = start('mtan_node', MtanNode, args)
+    node = start('mtan_node', MtanNode, args, {
+        name: (specification.default, specification.descriptor())
+        for name, specification in parameter_table.SPECIFICATIONS.items()})
     forward_logs(node.get_logger())
     spin(node)
     leave(node)

@@ -2,13 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a node's process runs and ends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import json
 import logging
 import os
 import signal
 import sys
-from typing import NoReturn, TypeVar
+import textwrap
+from typing import Any, NoReturn, TypeVar
 
+from rcl_interfaces.msg import ParameterDescriptor
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -24,16 +27,25 @@ other; if one is freed before it is through, by a garbage collection, the proces
 """
 
 
-def start(name: str, make: Callable[[], AnyNode], args: list[str] | None) -> AnyNode:
+Parameters = Mapping[str, tuple[Any, ParameterDescriptor]]
+"""Name -> (default, descriptor)."""
+
+
+def start(name: str, make: Callable[[], AnyNode], args: list[str] | None,
+          parameters: Parameters) -> AnyNode:
     """
     Begin with ROS and return the node.
 
     Where that cannot be, the process ends with exit code 1 and the reason on stderr; where a
-    signal comes first, with 0.
+    signal comes first, or help is asked for, with 0.
 
     :param name: of the program.
     :param args: its arguments, as rclpy.init takes them.
+    :param parameters: the node's, for help.
     """
+    if not {'-h', '--help'}.isdisjoint(sys.argv[1:] if args is None else args):
+        print(describe(name, parameters))
+        sys.exit(0)
     begun = False
     try:
         rclpy.init(args=args)
@@ -47,6 +59,20 @@ def start(name: str, make: Callable[[], AnyNode], args: list[str] | None) -> Any
             print(f'{name}: cannot start: {error}', file=sys.stderr)
     try_shutdown()
     sys.exit(exit_code)
+
+
+def describe(name: str, parameters: Parameters) -> str:
+    """Return what the program takes, for people."""
+    lines = [f'usage: {name} --ros-args [-r NAME:=TOPIC] [-p PARAMETER:=VALUE] '
+             '[--params-file FILE] ...', '', 'parameters, each with its default:']
+    for parameter, (default, descriptor) in parameters.items():
+        lines.append(f'  {parameter}: {json.dumps(default)}')
+        notes = [descriptor.description, descriptor.additional_constraints]
+        for limits in (*descriptor.integer_range, *descriptor.floating_point_range):
+            notes.append(f'{limits.from_value:g} to {limits.to_value:g}')
+        lines += textwrap.wrap('; '.join(filter(None, notes)), 90, initial_indent=' ' * 6,
+                               subsequent_indent=' ' * 6)
+    return '\n'.join(lines)
 
 
 def spin(node: Node, is_done: Callable[[], bool] = lambda: False) -> None:

@@ -14,9 +14,11 @@ from mtan_perception.cli.main import main
 
 
 @pytest.mark.parametrize('arguments, words', [
-    (['--sizes', '100x128'], '--sizes: 100x128; the original takes multiples of 8'),
+    (['--sizes', '100x128', '--quick'], '--sizes: 100x128; the original takes multiples of 8'),
+    (['--sizes', '16x32'], '--sizes: 16x32; the original takes multiples of 8, at least 32'),
+    (['--sizes', '0x0'], "--sizes: '0x0'; write HEIGHTxWIDTH"),
     (['--sizes', 'large'], "--sizes: 'large'"),
-    (['--contenders', 'theirs/fast'], "--contenders: 'theirs/fast'; choose of original/eager"),
+    (['--contenders', 'theirs/fast'], "--contenders: 'theirs/fast'; choose from original/eager"),
     (['--rounds', '0'], '--rounds: 0; give 1 to 1000'),
     (['--frames', '0', '--node'], '--frames: 0; give 1 to 1000'),
     (['--json', '/nowhere/a.json'], '--json: /nowhere/a.json; there is no folder /nowhere'),

@@ -74,7 +74,7 @@ def test_depth_of_cityscapes_is_inverse_unless_said_otherwise(reference_file, ou
     (['--tasks', 'depth:1,segmentation:13,normal:3'], 'decoders.0.4.bias (13,), expected (1,)'),
     (['--tasks', 'segmentation'], "cannot read 'segmentation'"),
     (['--input-size', '288'], "--input-size: '288'; write HEIGHTxWIDTH"),
-    (['--input-size', '0x384'], 'input_size: (0, 384)'),
+    (['--input-size', '0x384'], "--input-size: '0x384'; write HEIGHTxWIDTH"),
     (['--labels', 'cityscapes_7'], 'cityscapes_7 has 7 classes'),
     (['--labels', 'none.yaml'], "'none.yaml': no such file"),
     (['--backbone', 'vgg16'], "'vgg16'; choose one of"),

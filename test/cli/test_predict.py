@@ -81,7 +81,23 @@ def test_a_bad_image_does_not_stop_the_others(photo, tmp_path, capfd):
     assert (tmp_path / 'out' / 'photo_depth.npy').is_file()
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith('mtan predict: error: 2 of 3 could not be read')
-    assert 'notes.jpg' in error and 'absent.png' in error
+    assert 'notes.jpg (damaged' in error and 'absent.png (no such file)' in error
+
+
+def test_an_output_that_is_no_folder_is_named(photo, tmp_path, capfd):
+    assert predict(photo, '--out', photo) == 2
+    assert f'error: --out: {photo} is a file; give a folder' in capfd.readouterr().err
+    assert predict(photo, '--out', '/proc/out') == 2
+    assert 'error: --out: /proc/out cannot be made (' in capfd.readouterr().err
+
+
+def test_what_to_know_about_the_default_weights_is_said(photo, tmp_path, capfd):
+    """Of which camera their depth is, as long as that of the photograph is not known."""
+    for options, is_said in (((), True), (('--focal-length', 400), False)):
+        assert predict(photo, '--out', tmp_path, *options, weights='default') == 0
+        text = capfd.readouterr().err
+        assert 'these weights know rendered rooms only' in text
+        assert ('a focal length of 288 pixels' in text) == is_said
 
 
 @pytest.mark.parametrize('data', BROKEN_PICTURES.values(), ids=BROKEN_PICTURES.keys())
@@ -94,6 +110,7 @@ def test_a_broken_picture_is_named(tmp_path, capfd, data):
 
 @pytest.mark.parametrize('arguments, words', [
     (['--tasks', 'edges'], "tasks: unknown 'edges'"),
+    (['--tasks', ''], "tasks: unknown ''"),
     (['--device', 'tpu'], "device: 'tpu' is not known"),
     (['--weights', 'absent.safetensors'], 'absent.safetensors: cannot be opened'),
     (['--input-size', 'big'], "--input-size: 'big'; write HEIGHTxWIDTH"),
