@@ -210,11 +210,12 @@ class Demo:
         stop_all(self._children)
         self._executor.shutdown()
         spinner.join(2.0)
-        print(self._table(), flush=True)
-        try:
-            self._write_sheet()
-        except (OSError, cv2.error) as error:
-            failure = failure or f'the contact sheet cannot be written: {error}; choose --out'
+        if failure is None or any(map(self._monitor.received, self._tasks)):
+            print(self._table(), flush=True)
+            try:
+                self._write_sheet()
+            except (OSError, cv2.error) as error:
+                failure = failure or f'the contact sheet cannot be written: {error}; choose --out'
         if failure is not None:
             print(f'demo: error: {failure}', file=sys.stderr, flush=True)
         return int(failure is not None)
@@ -322,10 +323,11 @@ def sheet_row(moment: Moment, palette: np.ndarray | None) -> list[tuple[str, np.
     """
     image = _shrink(moment.image)
     row = [('input', image)]
+    depth = moment.truth.get(DEPTH, moment.output.get(DEPTH))
+    near, far = (0.0, 0.0) if depth is None else depth_range(depth)
     painters: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
         SEGMENTATION: ('segmentation', lambda mask, colors: _overlay(image, mask, colors)),
-        DEPTH: ('depth', lambda depth, _: color_depth(depth, *depth_range(
-            moment.truth.get(DEPTH, moment.output[DEPTH])))),
+        DEPTH: (f'depth {near:.1f}-{far:.1f} m', lambda depth, _: color_depth(depth, near, far)),
         NORMAL: ('normals', lambda normal, _: color_normal(normal)),
     }
     for task, (name, paint) in painters.items():

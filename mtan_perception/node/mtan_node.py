@@ -25,6 +25,7 @@ from mtan_perception.node.clouds import select_classes
 from mtan_perception.node.diagnostics import diagnostic_status
 from mtan_perception.node.gravity import Gravity
 from mtan_perception.node.label_topics import LabelTopics
+from mtan_perception.node.obstacles import class_ids
 from mtan_perception.node.process import forward_logs, leave, spin, start
 from mtan_perception.node.worker import Worker
 from mtan_perception.tasks import SEGMENTATION, select_tasks
@@ -89,6 +90,7 @@ class MtanNode(LifecycleNode):
         try:
             self._engine = self._wait_for(self._worker.submit(self._build_engine))
             self._describe_engine()
+            self._warn_about_classes()
         except ExternalShutdownException:
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
@@ -158,6 +160,16 @@ class MtanNode(LifecycleNode):
         engine.warm_up()
         self._labels = labels
         return engine
+
+    def _warn_about_classes(self) -> None:
+        """Say so where no class is floor: obstacles then stand on what is low and level."""
+        wanted = self._settings.obstacles_floor_classes
+        if SEGMENTATION in self._engine.card.tasks and not class_ids(
+                wanted, self._labels.names).any():
+            self.get_logger().warning(
+                f"parameter 'obstacles.floor_classes': none of {', '.join(wanted)} is a class of "
+                'these weights, so floor is told by its height and normals alone; choose from '
+                f"{', '.join(self._labels.names)}")
 
     def _describe_engine(self) -> None:
         engine = self._engine
@@ -237,6 +249,9 @@ class MtanNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         old, self._settings = self._settings, settings
         self._worker.limit_rate(settings.max_rate)
+        if (self._engine is not None
+                and settings.obstacles_floor_classes != old.obstacles_floor_classes):
+            self._warn_about_classes()
         if self._is_active and settings.confidence_threshold != old.confidence_threshold:
             self._publish_labels()
         return SetParametersResult(successful=True)

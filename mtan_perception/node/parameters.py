@@ -14,8 +14,8 @@ from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 
 # When a parameter may change.
 LIVE = 'takes effect with the next frame'
-INACTIVE = 'may change while the node is not active'
-UNCONFIGURED = 'may change while the node is not configured'
+INACTIVE = 'can change only while the node is not active'
+UNCONFIGURED = 'can change only while the node is not configured'
 START = 'read once at the start'
 
 
@@ -88,7 +88,7 @@ SPECIFICATIONS = {
         1.0, 'Factor on every depth, to calibrate it against a measured distance', LIVE,
         (0.01, 100.0)),
     'points.stride': Specification(
-        1, 'Take every so many-th row and column into points; 1 keeps the size of the mask', LIVE,
+        1, 'Take every n-th row and column into points; 1 keeps the size of the mask', LIVE,
         (1, 64)),
     'points.classes': Specification(
         ['all'], 'Classes in points, by name; -name leaves one out of all', LIVE),
@@ -98,7 +98,7 @@ SPECIFICATIONS = {
         90.0, 'Leave out of both clouds what is seen at more than this angle between its normal '
         'and the ray, in degrees; 90 keeps all', LIVE, (0.0, 90.0)),
     'obstacles.stride': Specification(
-        2, 'Look for obstacles in every so many-th row and column; 1 takes every pixel', LIVE,
+        2, 'Look for obstacles in every n-th row and column; 1 takes every pixel', LIVE,
         (1, 64)),
     'obstacles.floor_classes': Specification(
         ['floor', 'flat', 'road', 'sidewalk'],

@@ -129,5 +129,6 @@ def test_album_spreads_over_any_length():
 
 def test_sheet_row_has_the_truth_beside_each_output():
     captions = [caption for caption, _ in sheet_row(moment(), np.zeros((256, 3), np.uint8))]
-    assert captions == ['input', 'segmentation', 'segmentation: truth', 'depth', 'depth: truth',
+    depth = 'depth 2.0-2.1 m'  # the truth's
+    assert captions == ['input', 'segmentation', 'segmentation: truth', depth, f'{depth}: truth',
                         'normals', 'normals: truth']

@@ -326,7 +326,7 @@ def test_the_cloud_follows_its_parameters_while_it_runs(robot, collect):
 def test_the_obstacles_follow_their_parameters_while_it_runs(robot, room, collect):
     obstacles = collect(PointCloud2, '/mtan/obstacles', qos_profile_sensor_data)
     infos = collect(CameraInfo, '/mtan/depth/camera_info')
-    start(robot)
+    child = start(robot)
 
     def found():
         return xyz(read_cloud(robot.exchange(obstacles)))[0]
@@ -346,6 +346,11 @@ def test_the_obstacles_follow_their_parameters_while_it_runs(robot, room, collec
                         'obstacles.ceiling_classes': ['sky']}).successful
     shown = pixels(found(), infos[-1])
     assert (room.label[::2, ::2][shown] != CEILING).all(), 'it faces down and is high'
+
+    assert not child.wait_for_line('obstacles.floor_classes', 0)
+    assert robot.set(**{'obstacles.floor_classes': ['flor']}).successful
+    assert child.wait_for_line(
+        "parameter 'obstacles.floor_classes': none of flor is a class of these weights", 5)
 
     assert robot.set(**{'obstacles.voxel_size': 0.2}).successful
     assert 10 < len(found()) < len(whole) / 4
