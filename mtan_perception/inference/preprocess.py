@@ -3,6 +3,7 @@
 """From a camera image to the network's input, on the network's device."""
 
 from collections.abc import Sequence
+import functools
 import math
 
 import numpy as np
@@ -53,11 +54,18 @@ def normalise_image(image: Tensor, fit: Fit, mean: Sequence[float],
     `mean` and `std` apply to RGB in 0..1. The border pixels are repeated into the padding, where
     a constant would draw an edge that the network sees from inside the image.
     """
-    mean, std = (255 * image.new_tensor(value, dtype=torch.float32).view(1, 3, 1, 1)
-                 for value in (mean, std))
+    mean, std = _scaling(tuple(mean), tuple(std), image.device)
     normalised = image.float().sub_(mean).div_(std)
     padding = (0, fit.padded_width - fit.width, 0, fit.padded_height - fit.height)
     return functional.pad(normalised, padding, mode='replicate') if any(padding) else normalised
+
+
+@functools.lru_cache(maxsize=8)  # on CUDA each would be a copy that waits for the device
+def _scaling(mean: tuple[float, ...], std: tuple[float, ...],
+             device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and std of RGB in 0..255, (1, 3, 1, 1) each."""
+    return tuple((255 * torch.tensor(values)).view(1, 3, 1, 1).to(device)
+                 for values in (mean, std))
 
 
 def _factor(scale: float, before: int, after: int) -> float:
