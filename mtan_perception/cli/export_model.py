@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from mtan_perception.inference.convolution import Convolution
     from mtan_perception.inference.export import EXPORTERS, FACTORIES, FinishedNetwork
     from mtan_perception.inference.optimize import OptimizedMTAN
-    from mtan_perception.tasks import NYUV2_TASKS, select_tasks
+    from mtan_perception.tasks import DEPTH, NYUV2_TASKS, select_tasks
     write, suffix = EXPORTERS[args.format]
     if args.out.suffix != suffix:
         raise ValueError(f'--out: {args.out}; a file of {args.format} ends in {suffix}')
@@ -61,6 +61,6 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--format {args.format}: {error}') from error
     print(f'{args.out}: image (1, {size[0]}, {size[1]}, 3) uint8 RGB -> '
           f"{', '.join(finished.names())}")
-    if 'depth' in tasks and card.focal_length:
+    if DEPTH in tasks and card.focal_length:
         print(f'depth is that of a camera with a focal length of {card.focal_length:g} pixels at '
               f'this size; with another, f, multiply it by f / {card.focal_length:g}')

@@ -52,8 +52,10 @@ class Worker:
     def run_exactly(self) -> None:
         """Run it once more, a GPU's convolutions of float32 with all of its bits."""
         before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
-        self._maps = self._run()
-        torch.backends.cudnn.allow_tf32 = before
+        try:
+            self._maps = self._run()
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
 
     @torch.inference_mode()
     def _time(self) -> float:
@@ -63,11 +65,14 @@ class Worker:
         self._synchronize()
         return time.perf_counter() - start
 
-    def memory(self) -> float:
-        """Return the process's peak so far, in MiB."""
+    def memory(self) -> float | None:
+        """Return the process's peak so far, in MiB; None outside Linux."""
         # Not by getrusage: its figure begins with that of the process which started this one.
-        entries = dict(line.split(':', 1) for line in
-                       Path('/proc/self/status').read_text().splitlines())
+        try:
+            lines = Path('/proc/self/status').read_text().splitlines()
+        except OSError:
+            return None
+        entries = dict(line.split(':', 1) for line in lines)
         return int(entries['VmHWM'].split()[0]) / 2 ** 10
 
     def save(self, name: str) -> None:
