@@ -11,13 +11,15 @@ Every argument of mtan.launch.py but `image`, `camera_info` and `cameras` works 
 from pathlib import Path
 import runpy
 
-from launch import LaunchContext, LaunchDescription
+from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     IncludeLaunchDescription,
+    LogInfo,
     OpaqueFunction,
     Shutdown,
 )
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
@@ -60,6 +62,10 @@ def camera_parameters(context: LaunchContext) -> dict:
 
 def check_camera(context: LaunchContext) -> list:
     camera_parameters(context)
+    for name in ('image', 'camera_info', 'cameras'):
+        if context.launch_configurations.get(name):
+            raise ValueError(f'{name}:={context.launch_configurations[name]}: demo.launch.py '
+                             'brings its own camera; give it to mtan.launch.py')
     return []
 
 
@@ -70,4 +76,11 @@ def camera(context: LaunchContext) -> list[Node]:
         package='mtan_perception', executable='camera_node', name='camera',
         namespace=f"{arguments['namespace'].strip('/')}/camera".strip('/'),
         parameters=[parameters] if parameters else None, output='screen', emulate_tty=True,
-        on_exit=Shutdown(reason='the camera has ended'))]
+        on_exit=end)]
+
+
+def end(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
+    """End what the camera has shown; None where it ends with all the rest."""
+    if context.is_shutdown:
+        return None
+    return [LogInfo(msg='the camera has ended, and the demo with it'), Shutdown()]

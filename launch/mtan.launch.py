@@ -9,6 +9,7 @@ Start mtan_node on a camera.
 from collections.abc import Iterator
 from pathlib import Path
 
+from ament_index_python.packages import get_package_prefix, PackageNotFoundError
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
@@ -41,6 +42,7 @@ OVERRIDES = (
 # What nav2:=true sets, before the arguments: a ceiling must not mark what is below it, and points
 # between an edge and what is behind it must not mark anything.
 NAV2 = {'points.classes': ['-ceiling'], 'points.max_edge_angle': 80.0}
+SWITCH = ('true', 'false', 'True', 'False', '1', '0')
 COLOR_TOPICS = ('segmentation/color', 'depth/color', 'normal/color')
 DEPTH_TOPICS = ('depth/image_rect', 'depth/camera_info')
 CLOUD_TOPICS = ('points', 'obstacles')
@@ -66,14 +68,16 @@ def generate_launch_description() -> LaunchDescription:
             'log_level', default_value='info',
             description='debug, info, warn, error or fatal, or LOGGER:=LEVEL'),
         DeclareLaunchArgument(
-            'respawn', default_value='false', description='start the node again when it ends'),
-        DeclareLaunchArgument('rviz', default_value='false', description='open the RViz view'),
+            'respawn', default_value='false', choices=SWITCH,
+            description='start the node again when it ends, after whatever error'),
+        DeclareLaunchArgument(
+            'rviz', default_value='false', choices=SWITCH, description='open the RViz view'),
         DeclareLaunchArgument(
             'rviz_frame', default_value='',
             description="RViz's fixed frame, for example the frame_id of your images; empty: that "
             'of config/mtan.rviz, camera_optical_frame'),
         DeclareLaunchArgument(
-            'nav2', default_value='false',
+            'nav2', default_value='false', choices=SWITCH,
             description='make points and obstacles fit for config/nav2_costmap.yaml: leave the '
             'ceiling and flying points out, whatever points.classes and points.max_edge_angle '
             'are in params_file (docs/navigation.md)'),
@@ -93,12 +97,9 @@ def fast_dds_profile(context: LaunchContext) -> list[SetEnvironmentVariable]:
 
 
 def nodes(context: LaunchContext) -> list[Node]:
-    """
-    Return mtan_node, and RViz for whoever asks for it, with the arguments' values filled in.
-
-    RViz comes first: where it is not installed, launch ends, but not what it has started before.
-    """
+    """Return mtan_node, and RViz for whoever asks for it, with the arguments' values filled in."""
     arguments = context.launch_configurations
+    check_rviz(context)
     image = arguments['image']
     camera_info = arguments['camera_info'] or beside(image, 'camera_info')
     namespace, name = arguments['namespace'].strip('/'), arguments['name']
@@ -136,6 +137,19 @@ def nodes(context: LaunchContext) -> list[Node]:
             respawn=LaunchConfiguration('respawn'), respawn_delay=2.0,
             output='screen', emulate_tty=True),
     ]
+
+
+def check_rviz(context: LaunchContext) -> None:
+    """Raise ValueError where RViz is asked for and not installed."""
+    if not IfCondition(LaunchConfiguration('rviz')).evaluate(context):
+        return
+    try:
+        get_package_prefix('rviz2')
+    except PackageNotFoundError:
+        distribution = context.environment.get('ROS_DISTRO', 'DISTRO')
+        raise ValueError(
+            f'rviz:={context.launch_configurations["rviz"]}: rviz2 is not installed; install it '
+            f'(sudo apt install ros-{distribution}-rviz2), or leave rviz out') from None
 
 
 def beside(topic: str, other: str) -> str:

@@ -256,6 +256,28 @@ def test_own_params_file(launch, tmp_path):
     assert node.overrides == {'max_depth': 4.0, 'max_rate': 2.5}
 
 
+@pytest.mark.parametrize('argument', ['rviz:=perhaps', 'nav2:=perhaps', 'respawn:=perhaps'])
+def test_a_switch_is_true_or_false(launch, argument):
+    text = launch('mtan.launch.py', argument, fails=True)
+    name = argument.partition(':')[0]
+    assert f'"{name}" provided value "perhaps" is not valid' in text
+    assert set(launch('mtan.launch.py', f'{name}:=0')) == {'mtan_node'}
+
+
+def test_rviz_that_is_not_installed_is_an_error_before_anything_starts(launch):
+    (launch.folder / 'prefix/share/ament_index/resource_index/packages/rviz2').unlink()
+    text = launch('mtan.launch.py', 'rviz:=true', fails=True)
+    assert 'rviz:=true: rviz2 is not installed' in text and 'ros-kilted-rviz2' in text
+    assert not list((launch.folder / 'started').iterdir())
+
+
+@pytest.mark.parametrize('argument', ['image:=/a', 'camera_info:=/b', 'cameras:=front,left'])
+def test_demo_refuses_a_camera(launch, argument):
+    """It has its own."""
+    text = launch('demo.launch.py', argument, fails=True)
+    assert f'{argument}: demo.launch.py brings its own camera' in text
+
+
 def test_missing_params_file_is_an_error(launch):
     text = launch('mtan.launch.py', 'params_file:=/none.yaml', fails=True)
     assert 'params_file:=/none.yaml: there is no such file' in text

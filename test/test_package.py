@@ -155,11 +155,11 @@ def test_colcon_runs_the_tests_with_pytest(installed, workspace):
 @pytest.mark.parametrize('executable', ['mtan_node', 'camera_node'])
 def test_a_signal_while_a_node_is_being_imported_ends_it_quietly(executable):
     code = f"""if True:
-        import sys
+        import signal, sys
         class Interrupt:
             def find_spec(name, *arguments):
                 if name in ('rclpy', 'torch'):
-                    raise KeyboardInterrupt
+                    signal.raise_signal(signal.SIGINT)
         sys.meta_path.insert(0, Interrupt)
         from mtan_perception.node.programs import {executable}
         sys.exit({executable}())"""

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the network on camera images: uint8 RGB in, masks, metric depth and normals out."""
 
+import sys
+
 try:
     import torch  # noqa: F401
 except ImportError as error:
@@ -12,5 +14,8 @@ except ImportError as error:
 from mtan_perception.inference.engine import Engine
 from mtan_perception.inference.errors import EngineError
 from mtan_perception.inference.prediction import Prediction
+
+# Else each import of OpenVINO would tell Google Analytics, by a process of its own.
+sys.modules.setdefault('openvino_telemetry', None)
 
 __all__ = ['Engine', 'EngineError', 'Prediction']

@@ -47,6 +47,8 @@ class MtanNode(LifecycleNode):
         super().__init__('mtan', **kwargs)
         self._settings = parameter_table.declare_parameters(self)
         self._engine = None
+        self._failure: str | None = None
+        """Why the last configuration failed, as long as none has succeeded since."""
         self._labels: LabelSet | None = None
         self._worker = Worker(self._process)
         self._worker.limit_rate(self._settings.max_rate)
@@ -91,11 +93,13 @@ class MtanNode(LifecycleNode):
             self._engine = self._wait_for(self._worker.submit(self._build_engine))
             self._describe_engine()
             self._warn_about_classes()
+            self._failure = None
         except ExternalShutdownException:
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
+            self._failure = f'cannot configure: {error}'
             self.get_logger().error(
-                f'cannot configure: {error}. The node stays unconfigured: correct the parameter '
+                f'{self._failure}. The node stays unconfigured: correct the parameter '
                 'or the file and start it again, or make the transitions `configure` and '
                 f'`activate` (ros2 lifecycle set {self.get_fully_qualified_name()} ...)')
             return TransitionCallbackReturn.FAILURE
@@ -258,15 +262,15 @@ class MtanNode(LifecycleNode):
 
     def _check_state_allows(self, parameters: list[Parameter]) -> None:
         name = self.get_fully_qualified_name()
-        for when, allowed, transitions in (
-            (parameter_table.UNCONFIGURED, self._engine is None, 'deactivate` and `cleanup'),
-            (parameter_table.INACTIVE, not self._is_active, 'deactivate'),
-        ):
+        deactivate = ['deactivate'] if self._is_active else []
+        cleanup = ['cleanup'] if self._engine is not None else []
+        for when, transitions in ((parameter_table.UNCONFIGURED, deactivate + cleanup),
+                                  (parameter_table.INACTIVE, deactivate)):
             refused = parameter_table.changes(parameters, when)
-            if refused and not allowed:
-                raise ValueError(
-                    f"{', '.join(refused)} {when}: call the transition(s) `{transitions}` first "
-                    f'(ros2 lifecycle set {name} ...)')
+            if refused and transitions:
+                commands = ', then '.join(
+                    f'`ros2 lifecycle set {name} {transition}`' for transition in transitions)
+                raise ValueError(f"{', '.join(refused)} {when}; first {commands}")
 
     @property
     def _is_active(self) -> bool:
@@ -281,8 +285,11 @@ class MtanNode(LifecycleNode):
         camera.report_silence()
         level, message, values = camera.statistics.take_report()
         engine, settings = self._engine, self._settings
-        if not camera.is_active:
-            level, message = DiagnosticStatus.OK, 'not active'
+        if self._failure is not None:
+            level, message = DiagnosticStatus.ERROR, self._failure
+        elif not camera.is_active:
+            level = DiagnosticStatus.OK
+            message = 'not configured' if self._engine is None else 'not active'
         values |= {
             'image topic': camera.image_topic,
             'frames dropped for newer ones': str(self._worker.dropped(camera.name)),

@@ -18,6 +18,8 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.utilities import try_shutdown
 
+from mtan_perception.node import programs
+
 AnyNode = TypeVar('AnyNode', bound=Node)
 
 _executors: list[SingleThreadedExecutor] = []
@@ -50,15 +52,18 @@ def start(name: str, make: Callable[[], AnyNode], args: list[str] | None,
     try:
         rclpy.init(args=args)
         begun = True
-        return make()
+        node = make()
+        programs.begin()
+        return node
     except KeyboardInterrupt:
         exit_code = 0
     except Exception as error:
         exit_code = 1 if rclpy.ok() or not begun else 0  # else a signal has ended ROS
         if exit_code:
             print(f'{name}: cannot start: {error}', file=sys.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in `leave`
     try_shutdown()
-    sys.exit(exit_code)
+    _end(exit_code)
 
 
 def describe(name: str, parameters: Parameters) -> str:
@@ -137,6 +142,10 @@ def leave(node: Node, exit_code: int = 0) -> NoReturn:
     node.close()
     node.destroy_node()
     try_shutdown()
+    _end(exit_code)
+
+
+def _end(exit_code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)

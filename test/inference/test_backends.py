@@ -4,6 +4,7 @@
 
 import gc
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -351,6 +352,21 @@ def test_an_openvino_that_is_too_old_is_left_alone(monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         assert build_backend('auto', load, CPU, 'fp32', 'optical').name == 'torch'
     assert 'openvino cannot be used: cannot import name' in caplog.text
+
+
+def test_openvino_tells_nobody_of_its_use(tmp_path):
+    """Left alone, each import would send an event, by a process of its own."""
+    pytest.importorskip('openvino')
+    script = """if True:
+        import multiprocessing, sys
+        import mtan_perception.inference
+        import openvino
+        print(openvino.Core().available_devices, sys.modules['openvino_telemetry'],
+              multiprocessing.active_children())"""
+    result = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True,
+                            timeout=60, env={**os.environ, 'HOME': str(tmp_path)}, check=True)
+    assert result.stdout.startswith("['CPU'") and result.stdout.endswith('] None []\n')
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('name, package', [('openvino', 'openvino'),

@@ -150,6 +150,14 @@ class Robot:
         """Return whether the latest diagnostics hold, under `key`, what `text` describes."""
         return bool(re.search(text, self.values().get(key, '')))
 
+    def wait_for_status(self, level: bytes, text: str):
+        """Wait until the diagnostics of this camera have a level, and what `text` describes."""
+        def found():
+            return any(status.name == self.status and status.level == level
+                       and re.search(text, status.message)
+                       for array in self.diagnostics[-1:] for status in array.status)
+        assert self.spin_until(found, 5), self.diagnostics[-1:]
+
     def counts(self, key: str, least: int) -> bool:
         return int(self.values().get(key, 0)) >= least
 

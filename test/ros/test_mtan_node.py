@@ -14,6 +14,7 @@ import sys
 import time
 
 import cv2
+from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 import pytest
 from rcl_interfaces.srv import DescribeParameters
@@ -162,7 +163,7 @@ def test_refused_parameters_change_nothing(robot, collect):
     depth = collect(Image, '/mtan/depth/image_rect')
     robot.start()
     for values, reason in [
-        ({'weights': 'other.safetensors'}, 'weights.*deactivate.*cleanup.*/mtan'),
+        ({'weights': 'other.safetensors'}, 'weights.*first .*deactivate`, then .*/mtan cleanup`'),
         ({'device': 'cpu', 'precision': 'bf16'}, 'device, precision.*deactivate'),
         ({'backend': 'torch'}, 'backend'),
         ({'image_transport': 'compressed'}, 'image_transport.*deactivate'),
@@ -213,8 +214,10 @@ def test_lifecycle_with_a_configuration_that_fails(start_process, robot, collect
         # The answer may come before the line has been read.
         found = partial(re.search, f'cannot configure.*{reason}')
         assert robot.spin_until(partial(has, child.lines, found), 5), child.output
+        robot.wait_for_status(DiagnosticStatus.ERROR, reason)
     assert robot.set(**{'points.classes': ['all']}).successful
     assert robot.change('configure') and robot.state() == 'inactive'
+    robot.wait_for_status(DiagnosticStatus.OK, 'not active')
     depth = collect(Image, '/mtan/depth/image_rect')
     assert robot.images.get_subscription_count() == 0
     for _ in range(2):
@@ -223,7 +226,9 @@ def test_lifecycle_with_a_configuration_that_fails(start_process, robot, collect
         robot.exchange(depth)
         assert robot.change('deactivate') and robot.state() == 'inactive'
     assert robot.set(image_transport='compressed').successful
-    assert not robot.set(weights='default').successful, 'inactive, but an engine is there'
+    refusal = robot.set(weights='default')
+    assert not refusal.successful, 'inactive, but an engine is there'
+    assert refusal.reason.endswith('first `ros2 lifecycle set /mtan cleanup`')
     assert robot.change('cleanup') and robot.state() == 'unconfigured'
     assert robot.set(precision='fp32', image_transport='raw').successful
     assert robot.change('configure') and robot.change('activate')
