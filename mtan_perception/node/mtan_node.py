@@ -14,7 +14,6 @@ import sys
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -94,8 +93,6 @@ class MtanNode(LifecycleNode):
             self._describe_engine()
             self._warn_about_classes()
             self._failure = None
-        except ExternalShutdownException:
-            return TransitionCallbackReturn.FAILURE
         except Exception as error:
             self._failure = f'cannot configure: {error}'
             self.get_logger().error(
@@ -190,13 +187,18 @@ class MtanNode(LifecycleNode):
         self._engine = None
 
     def _wait_for(self, future: Future):
-        """Wait for a job of the worker, but not beyond the end of ROS."""
+        """
+        Wait for a job of the worker, but not beyond the end of ROS.
+
+        :raises KeyboardInterrupt: at that end, whatever the signal: rclpy cannot complete the
+            transition then, and takes any other exception for one of the transition's.
+        """
         while True:
             try:
                 return future.result(timeout=0.1)
             except FutureTimeoutError:
                 if not self.context.ok():
-                    raise ExternalShutdownException() from None
+                    raise KeyboardInterrupt from None
 
     def _unsubscribe(self) -> None:
         for camera in self._cameras:

@@ -297,11 +297,12 @@ def test_signals_end_the_node_cleanly(robot, collect, number):
     assert 'Traceback' not in child.output
 
 
-def test_a_signal_while_the_weights_are_loaded(start_process):
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_weights_are_loaded(start_process, number):
     """What the worker logs after it has no way to rosout any more, and is not worth an alarm."""
     child = start_process(MODULE, *small())
     assert child.wait_for_line('loading weights', 30)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     assert child.wait(10) == 0
     assert 'Failed' not in child.output and 'Traceback' not in child.output
 
