@@ -18,3 +18,8 @@ def parse_seeds(text: str) -> range:
         raise ValueError(f'--seeds: {text!r}; write START:COUNT, at least one, for '
                          'example 0:100')
     return range(int(start), int(start) + int(count))
+
+
+def parse_names(text: str | None) -> list[str] | None:
+    """Read ``depth,normal``, the value of --tasks; None where it was not given."""
+    return None if text is None else text.split(',')

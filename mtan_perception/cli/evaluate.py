@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-from mtan_perception.cli.arguments import parse_seeds, parse_size
+from mtan_perception.cli.arguments import parse_names, parse_seeds, parse_size
 from mtan_perception.labels import LabelSet, NYUV2_13
 from mtan_perception.tasks import DEPTH, NYUV2_TASKS, SEGMENTATION
 from mtan_perception.training.layouts import LAYOUTS
@@ -115,7 +115,7 @@ def _evaluate(args: argparse.Namespace):
     engine = Engine(args.weights, args.device, args.precision,
                     input_size=parse_size(args.input_size) if args.input_size else None)
     data = _open_synthetic(args, engine) if args.data == 'synthetic' else _open_dataset(args)
-    wanted = args.tasks.split(',') if args.tasks is not None else None
+    wanted = parse_names(args.tasks)
     channels = choose_tasks(engine.card, data.tasks, data.labels, data.depth_unit, wanted)
     print(f"{data.about['data']}: {data.count} frames of "
           f"{'x'.join(map(str, data.about['image_size']))}; weights '{args.weights}' on "
@@ -182,7 +182,7 @@ def _open_dataset(args: argparse.Namespace) -> _Data:
     if not args.root:
         raise ValueError(f'--data {args.data} needs --root: where does it lie?')
     source = args.data, args.root, args.split or 'test'
-    wanted = args.tasks.split(',') if args.tasks is not None else None
+    wanted = parse_names(args.tasks)
     dataset = open_dataset(*source, wanted)
     skipped: list[str] = []
     about = {'data': args.data, 'root': str(args.root), 'split': dataset.split,
@@ -202,8 +202,8 @@ def _watch(args: argparse.Namespace):
         raise ValueError(f'--live needs ROS 2: {error}; source its setup file first') from error
     from mtan_perception.tasks import select_tasks
     from mtan_perception.training.evaluation import Evaluation
-    tasks = select_tasks(
-        args.tasks.split(',') if args.tasks is not None else NYUV2_TASKS, NYUV2_TASKS)
+    wanted = parse_names(args.tasks)
+    tasks = select_tasks(NYUV2_TASKS if wanted is None else wanted, NYUV2_TASKS)
     print(f'watching the graph for {args.seconds:g} s', flush=True)
     evaluation = Evaluation({task: NYUV2_TASKS[task] for task in tasks})
     for moment in live_moments(tasks, args.seconds, args.limit):

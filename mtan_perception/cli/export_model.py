@@ -5,7 +5,7 @@
 import argparse
 from pathlib import Path
 
-from mtan_perception.cli.arguments import parse_size
+from mtan_perception.cli.arguments import parse_names, parse_size
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> None:
     if not available:
         raise ValueError(f"--weights: {args.weights} has the task(s) {', '.join(card.tasks)}; a "
                          f"file has images of {', '.join(NYUV2_TASKS)}")
-    tasks = select_tasks(args.tasks.split(',') if args.tasks is not None else available, available)
+    wanted = parse_names(args.tasks)
+    tasks = select_tasks(available if wanted is None else wanted, available)
     finished = FinishedNetwork(
         OptimizedMTAN(network, FACTORIES.get(args.format, Convolution)), size, tasks,
         card.normal_axes, (card.mean, card.std))

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from mtan_perception.cli.arguments import parse_size
+from mtan_perception.cli.arguments import parse_names, parse_size
 from mtan_perception.cli.png import write_png
 from mtan_perception.files import read_picture
 from mtan_perception.tasks import DEPTH
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     from mtan_perception.visualization import contact_sheet
     _check_names(args.images)
     engine = Engine(args.weights, args.device, args.precision,
-                    args.tasks.split(',') if args.tasks is not None else None,
+                    parse_names(args.tasks),
                     parse_size(args.input_size) if args.input_size else None)
     engine.depth_range = args.depth_range
     _check_focal_length(args.focal_length, engine)
