@@ -331,9 +331,7 @@ def main(args: list[str] | None = None) -> int:
 
     The exit code is 1 where the node cannot start, with the reason on stderr.
     """
-    node = start('mtan_node', MtanNode, args, {
-        name: (specification.default, specification.descriptor())
-        for name, specification in parameter_table.SPECIFICATIONS.items()})
+    node = start('mtan_node', MtanNode, args, parameter_table.declarations())
     forward_logs(node.get_logger())
     spin(node)
     leave(node)

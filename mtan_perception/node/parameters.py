@@ -197,6 +197,12 @@ def field_name(parameter: str) -> str:
     return parameter.replace('.', '_')
 
 
+def declarations() -> dict[str, tuple[Any, ParameterDescriptor]]:
+    """Return every parameter's default and descriptor, by its name."""
+    return {name: (specification.default, specification.descriptor())
+            for name, specification in SPECIFICATIONS.items()}
+
+
 def declare_parameters(node: Node) -> Settings:
     """
     Declare every parameter with its description, type and range.
@@ -205,9 +211,8 @@ def declare_parameters(node: Node) -> Settings:
     :raises ValueError: for values that contradict one another or are no choice.
     """
     return Settings(**{
-        field_name(name): _plain(node.declare_parameter(
-            name, specification.default, specification.descriptor()).value)
-        for name, specification in SPECIFICATIONS.items()})
+        field_name(name): _plain(node.declare_parameter(name, *declaration).value)
+        for name, declaration in declarations().items()})
 
 
 def default_settings() -> Settings:

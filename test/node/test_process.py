@@ -22,8 +22,6 @@ def test_help_names_every_parameter_and_starts_nothing(program, names):
 
 
 def test_help_has_defaults_and_ranges():
-    text = describe('mtan_node', {
-        name: (specification.default, specification.descriptor())
-        for name, specification in parameters.SPECIFICATIONS.items()})
+    text = describe('mtan_node', parameters.declarations())
     assert '  input_height: 288\n' in text and '; 32 to 4096' in text.replace('\n      ', ' ')
     assert 'one of auto, fp32, fp16, bf16' in text.replace('\n      ', ' ')
