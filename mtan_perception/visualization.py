@@ -44,9 +44,8 @@ def color_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.nda
     Depth outside [min_depth, max_depth] takes the colour of the nearer end.
     """
     known, scale = cv2.compare(depth, depth, cv2.CMP_EQ), 255 / (max_depth - min_depth)
-    # It rounds and keeps to 0..255 in one pass; of what is below 0 it would take the magnitude.
-    level = cv2.convertScaleAbs(
-        np.minimum(depth, max_depth), alpha=-scale, beta=max_depth * scale)
+    # A sum of one: it scales, rounds and keeps to 0..255 in one pass.
+    level = cv2.addWeighted(depth, -scale, depth, 0, max_depth * scale, dtype=cv2.CV_8U)
     color = color_mask(level, _turbo())
     return color if cv2.countNonZero(known) == known.size else cv2.copyTo(color, known)
 
