@@ -1,0 +1,47 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the node's threads leave to other processes on the same cores."""
+
+import os
+import subprocess
+import sys
+
+SCRIPT = """
+from mtan_perception.threads import share_cores
+share_cores()
+import os, time
+import cv2, numpy as np, torch
+torch.set_num_threads(2)  # whatever the machine has
+pixels = np.zeros((480, 640, 3), np.uint8)
+def use():
+    torch.ones(1 << 20).add_(1).sum()
+    cv2.cvtColor(cv2.addWeighted(pixels, 0.5, pixels, 0.5, 0), cv2.COLOR_RGB2BGR)
+def cpu_of_others():
+    return time.process_time() - time.thread_time()
+use()
+before = cpu_of_others()
+for _ in range(20):
+    use()
+    time.sleep(0.02)
+print(cv2.getNumThreads(), os.environ['OMP_WAIT_POLICY'], 1000 * (cpu_of_others() - before) / 20)
+"""
+
+
+def run(**environment: str) -> tuple[int, str, float]:
+    names = 'OMP_WAIT_POLICY', 'OPENCV_FOR_THREADS_NUM', 'GOMP_SPINCOUNT'
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    output = subprocess.run([sys.executable, '-c', SCRIPT], env={**clean, **environment},
+                            capture_output=True, text=True, timeout=120, check=True).stdout
+    threads, policy, milliseconds = output.split()
+    return int(threads), policy, float(milliseconds)
+
+
+def test_other_threads_sleep_between_operations():
+    threads, policy, milliseconds = run()
+    assert threads == 1
+    assert policy == 'PASSIVE'
+    assert milliseconds < 1.0  # each of 20 times; spinning ones take 3 to 9
+
+
+def test_what_the_environment_says_is_left_alone():
+    assert run(OPENCV_FOR_THREADS_NUM='2', OMP_WAIT_POLICY='ACTIVE')[:2] == (2, 'ACTIVE')
