@@ -65,8 +65,8 @@ def ros_environment(domain_id: int) -> dict[str, str]:
         variables['ROS_LOCALHOST_ONLY'] = '1'
     profile = fastdds_profile()
     if profile is not None:
-        # rclpy.try_shutdown came with Kilted, as did Fast DDS 3, which renamed this variable.
-        fast_dds_3 = hasattr(rclpy, 'try_shutdown')
+        # This came with Kilted, as did Fast DDS 3, which renamed the variable.
+        fast_dds_3 = hasattr(rclpy, 'InitContextManager')
         name = 'FASTDDS_DEFAULT_PROFILES_FILE' if fast_dds_3 else 'FASTRTPS_DEFAULT_PROFILES_FILE'
         variables[name] = os.environ.get(name, str(profile))
     return variables
