@@ -53,8 +53,7 @@ def run(args: argparse.Namespace) -> None:
     from mtan_perception.inference import Engine
     from mtan_perception.visualization import contact_sheet
     _check_names(args.images)
-    engine = Engine(args.weights, args.device, args.precision,
-                    parse_names(args.tasks),
+    engine = Engine(args.weights, args.device, args.precision, parse_names(args.tasks),
                     parse_size(args.input_size) if args.input_size else None)
     engine.depth_range = args.depth_range
     _check_focal_length(args.focal_length, engine)

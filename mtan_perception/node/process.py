@@ -62,7 +62,6 @@ def start(name: str, make: Callable[[], AnyNode], args: list[str] | None,
         if exit_code:
             print(f'{name}: cannot start: {error}', file=sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in `leave`
-    try_shutdown()
     _end(exit_code)
 
 
@@ -141,11 +140,12 @@ def leave(node: Node, exit_code: int = 0) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     node.close()
     node.destroy_node()
-    try_shutdown()
     _end(exit_code)
 
 
 def _end(exit_code: int) -> NoReturn:
+    """End ROS and, past the interpreter's own way out, the process."""
+    try_shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
