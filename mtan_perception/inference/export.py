@@ -103,7 +103,8 @@ def export_openvino(network: FinishedNetwork, path: Path) -> None:
     from openvino.preprocess import PrePostProcessor
 
     from mtan_perception.inference.backends.openvino_graph import build_model
-    model = build_model(network.network, network.size, network.tasks, network.axes)
+    # Whoever runs it chooses the precision.
+    model = build_model(network.network, network.size, network.tasks, network.axes, is_exact=False)
     steps = PrePostProcessor(model)
     steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout('NHWC'))
     steps.input().model().set_layout(openvino.Layout('NCHW'))

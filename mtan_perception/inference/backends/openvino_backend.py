@@ -143,7 +143,7 @@ class OpenVINOBackend:
             # The default precision would be whatever the processor is fastest in.
             with reading_once():
                 compiled = openvino_core().compile_model(build_model(
-                    self._network, size, tasks, self._axes), 'CPU', {
+                    self._network, size, tasks, self._axes, self.precision == 'fp32'), 'CPU', {
                     'PERFORMANCE_HINT': 'LATENCY',
                     'INFERENCE_PRECISION_HINT': _HINTS[self.precision],
                     'INFERENCE_NUM_THREADS': self._threads})

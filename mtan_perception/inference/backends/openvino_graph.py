@@ -8,11 +8,13 @@ is traced or converted, so that building takes no longer than the runtime's own 
 """
 
 from collections.abc import Sequence
+import functools
 
 import numpy as np
 import openvino
 from openvino import Node, opset1, Output
 from openvino import opset13 as ops
+import torch
 from torch import nn
 
 from mtan_perception.geometry import NORMAL_SIGNS
@@ -25,16 +27,17 @@ from mtan_perception.inference.backends.openvino_convolution import (
 )
 from mtan_perception.inference.convolution import SplitConvolution
 from mtan_perception.inference.optimize import OptimizedMTAN
-from mtan_perception.inference.postprocess import MIN_NORM
+from mtan_perception.inference.postprocess import MIN_NORM, upsample
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 
 
 def build_model(network: OptimizedMTAN, size: tuple[int, int], tasks: tuple[str, ...],
-                axes: str) -> openvino.Model:
+                axes: str, is_exact: bool) -> openvino.Model:
     """
     Return a model from (1, 3, *size) to what mtan_perception.inference.postprocess.finish gives.
 
     :param network: on the CPU, in float32. The model uses its memory: keep it alive.
+    :param is_exact: whether its products will be computed in float32, and not in bfloat16.
     """
     image = ops.parameter((1, 3, *size), np.float32, name='image')
     x = image
@@ -55,7 +58,8 @@ def build_model(network: OptimizedMTAN, size: tuple[int, int], tasks: tuple[str,
                     for mask, part in zip(masks, hidden, strict=True)]
     outputs = {}
     for name, part in zip(tasks, attended, strict=True):
-        outputs |= _finish(name, _upsample(_head(network.heads[name], part), size), axes)
+        logits = _head(network.heads[name], part)
+        outputs |= _finish(name, _upsample(logits, size, is_exact), axes)
     results = []
     for name, output in outputs.items():
         output.output(0).set_names({name})
@@ -117,26 +121,59 @@ def _head(head: nn.Module, x: Node) -> Node:
     return convolve(head.out, convolve(head.convolution, ops.relu(ops.add(pooled, y))))
 
 
-def _upsample(logits: Node, size: tuple[int, int]) -> Node:
-    return ops.interpolate(logits, integers(*size), 'linear_onnx', 'sizes',
-                           coordinate_transformation_mode='align_corners', axes=integers(2, 3))
+def _upsample(logits: Node, size: tuple[int, int], is_exact: bool) -> list[Output]:
+    """Return the channels of the logits at `size`, (1, 1, *size) each."""
+    before = tuple(logits.output(0).get_shape())[1:]
+    if is_exact:
+        rows, columns = map(_interpolation, before[1:], size)
+        y = ops.matmul(ops.constant(rows), ops.matmul(
+            logits, ops.constant(columns), False, True), False, False)
+    else:  # weights of 8 bits do not add up to 1
+        y = ops.interpolate(logits, integers(*size), 'linear_onnx', 'sizes',
+                            coordinate_transformation_mode='align_corners', axes=integers(2, 3))
+    return ops.split(y, ops.constant(np.int64(1)), before[0]).outputs()
 
 
-def _finish(task: str, y: Node, axes: str) -> dict[str, Node]:
-    """Return the task's images by the names that finish gives them."""
+def _interpolation(before: int, after: int) -> np.ndarray:
+    """Return what `upsample` multiplies the values along an axis with, (after, before)."""
+    return upsample(torch.eye(before, dtype=torch.float64)[None, None],
+                    (after, before))[0, 0].float().numpy()
+
+
+def _finish(task: str, channels: Sequence[Output], axes: str) -> dict[str, Node]:
+    """
+    Return the task's images by the names that finish gives them.
+
+    Channel by channel, as OpenVINO makes one loop over the pixels of what it is told like that.
+    """
     if task == SEGMENTATION:
-        best, label = ops.topk(y, ops.constant(np.int32(1)), 1, 'max', 'none', 'i32').outputs()
-        total = ops.reduce_sum(ops.exp(ops.subtract(y, best)), integers(1), False)
+        label, probability = _classify(channels)
         return {'label': ops.convert(ops.squeeze(label, integers(1)), 'u8'),
-                'probability': ops.divide(number(1), total)}
+                'probability': ops.squeeze(probability, integers(1))}
     if task == DEPTH:
-        return {'depth': ops.squeeze(y, integers(1))}
+        return {'depth': ops.squeeze(channels[0], integers(1))}
     if task == NORMAL:
-        signs = np.array(NORMAL_SIGNS[axes], np.float32)
-        y = ops.multiply(channels_last(y), ops.constant(signs))
-        length = ops.sqrt(ops.reduce_sum(ops.multiply(y, y), integers(3), True))
-        pointing = ops.logical_and(ops.greater(length, number(MIN_NORM)),
-                                   ops.less(length, number(np.inf)))
-        backward = ops.constant(np.array([0, 0, -1], np.float32))
-        return {'normal': ops.select(pointing, ops.divide(y, length), backward)}
+        return {'normal': channels_last(ops.concat(_point_normals(channels, axes), 1))}
     raise ValueError(f'tasks: {task!r} has no images')
+
+
+def _classify(logits: Sequence[Output]) -> tuple[Node, Node]:
+    """Return the first of the most probable classes, as float32, and its probability."""
+    best, label = logits[0], number(0)
+    for index, logit in enumerate(logits[1:], 1):
+        label = ops.select(ops.greater(logit, best), number(index), label)
+        best = ops.maximum(best, logit)
+    total = number(0)
+    for logit in logits:
+        total = ops.add(total, ops.exp(ops.subtract(logit, best)))
+    return label, ops.divide(number(1), total)
+
+
+def _point_normals(planes: Sequence[Output], axes: str) -> list[Node]:
+    planes = [ops.multiply(plane, number(sign))
+              for plane, sign in zip(planes, NORMAL_SIGNS[axes], strict=True)]
+    length = ops.sqrt(functools.reduce(ops.add, [ops.multiply(plane, plane) for plane in planes]))
+    pointing = ops.logical_and(ops.greater(length, number(MIN_NORM)),
+                               ops.less(length, number(np.inf)))
+    return [ops.select(pointing, ops.divide(plane, length), number(toward))
+            for plane, toward in zip(planes, (0, 0, -1), strict=True)]
