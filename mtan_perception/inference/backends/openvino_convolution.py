@@ -240,7 +240,8 @@ def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node
     """
     Return activation(weight * x + bias + addend) by the steps of WinogradConvolution.
 
-    Padding comes before the transpose to channels last, all else before the one back.
+    Padding comes before the transpose to channels last, and what is added to a map of the network
+    after the one back: so OpenVINO copies neither map.
     """
     count, channels, height, width = _shape(x)
     d = module.dilation
@@ -260,9 +261,9 @@ def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node
     out = module.weight.shape[2]
     y = ops.gather(ops.reshape(y, integers(-1, out), False), out_of, integers(0))
     y = ops.add(y, _constant(module.bias))
-    if addend is not None:
-        y = ops.add(y, channels_last(addend))
-    return _channels_first(_activate(y, module.activation))
+    if addend is None:
+        return _channels_first(_activate(y, module.activation))
+    return _activate(ops.add(_channels_first(y), addend), module.activation)
 
 
 @functools.lru_cache(maxsize=32)
