@@ -8,7 +8,9 @@ A factory makes them, so that one network can be built from those that suit a de
 ``split_convolution`` on one with matrix units for bfloat16.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+import math
+from typing import NamedTuple
 
 import torch
 from torch import nn, Tensor
@@ -22,6 +24,68 @@ _MAX_NEAR_DILATION = 4
 # splitting, to pay.
 _MIN_WINOGRAD_CHANNELS = 128
 _MIN_SPLIT_CHANNELS = 16
+
+
+def _matrix(*rows: Sequence[float]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+class Transforms(NamedTuple):
+    """
+    A convolution by few products: outputs @ ((kernel @ taps) * (inputs @ pixels)).
+
+    Lavin and Gray, 'Fast Algorithms for Convolutional Neural Networks', CVPR 2016, section 4.
+    For F(n, 3) along one axis they are (n + 2, n + 2), (n + 2, 3) and (n, n + 2).
+    """
+
+    inputs: Tensor
+    kernel: Tensor
+    outputs: Tensor
+
+
+# F(n, 3) by n, for the points 0, 1, -1, 2 and infinity, and for 0, 1, -1, 2, -2 and infinity.
+_WINOGRAD = {
+    3: Transforms(
+        _matrix([2, -1, -2, 1, 0], [0, -2, -1, 1, 0], [0, 2, -3, 1, 0], [0, -1, 0, 1, 0],
+                [0, 2, -1, -2, 1]),
+        _matrix([1 / 2, 0, 0], [-1 / 2, -1 / 2, -1 / 2], [-1 / 6, 1 / 6, -1 / 6],
+                [1 / 6, 2 / 6, 4 / 6], [0, 0, 1]),
+        _matrix([1, 1, 1, 1, 0], [0, 1, -1, 2, 0], [0, 1, 1, 4, 1])),
+    4: Transforms(
+        _matrix([4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+                [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]),
+        _matrix([1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
+                [1 / 24, 2 / 24, 4 / 24], [1 / 24, -2 / 24, 4 / 24], [0, 0, 1]),
+        _matrix([1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0],
+                [0, 1, -1, 8, -8, 1])),
+}
+# Of chains by their number of pixels, before and after which there are none: Karatsuba's pairs,
+# and F(n, 3) without the inputs at either end.
+_CHAINS = {
+    2: Transforms(_matrix([1, 1], [0, 1], [1, 0]), _matrix([0, 1, 0], [0, -1, 1], [1, -1, 0]),
+                  _matrix([1, 1, 0], [1, 0, 1])),
+    **{count: Transforms(inputs[:, 1:-1], kernel, outputs)
+       for count, (inputs, kernel, outputs) in _WINOGRAD.items()},
+}
+# Of the arithmetic of taps that meet a pixel; the transforms take time, too.
+_MAX_CHAINED = 0.55
+# With fewer results for each input, the transforms take what the products save.
+_MIN_CHAINED_CHANNELS = 256
+
+
+def _along_both(table: Mapping[int, Transforms], counts: tuple[int, int]) -> Transforms:
+    """Return the transforms along rows and columns together."""
+    return Transforms(*(torch.kron(*pair) for pair in zip(
+        *(table[count] for count in counts), strict=True)))
+
+
+def _transformed(kernel: Tensor, weight: Tensor) -> Tensor:
+    """Return (products, in, out), a matrix for each product, of a weight (out, in, 3, 3)."""
+    taps = weight.permute(2, 3, 1, 0)
+    transformed = weight.new_empty(len(kernel), *taps.shape[2:])
+    if not weight.is_meta:  # as in `folded`
+        transformed.copy_((kernel @ taps.reshape(9, -1).double()).view_as(transformed))
+    return transformed
 
 
 class Convolution(nn.Module):
@@ -72,6 +136,9 @@ class AtrousConvolution(Convolution):
     product (Karatsuba and Ofman, 'Multiplication of Multidigit Numbers on Automata', 1962):
 
         s = b (x + x'),   y = s + (c - b) x',   y' = s + (a - b) x
+
+    Chains of three or four such pixels take 5 or 6 products, not 7 or 10: those of Winograd's
+    F(3, 3) and F(4, 3), as nothing follows either end. Their weights take up to 30/9 the memory.
     """
 
     def comes_in_pairs(self, height: int, width: int) -> bool:
@@ -81,6 +148,37 @@ class AtrousConvolution(Convolution):
         Along one alone the gain is 15 % of the convolution, and not worth the copies.
         """
         return all(self.dilation < length <= 2 * self.dilation for length in (height, width))
+
+    def chains(self, height: int, width: int) -> tuple[int, int] | None:
+        """
+        Return of how many pixels the chains along both axes of such a map are.
+
+        None where they do not pay: where pairs do, where a chain is too long, where too many of
+        its places are empty, and with few channels to give.
+        """
+        d, size = self.dilation, (height, width)
+        counts = tuple(-(-length // d) for length in size)
+        if (self.comes_in_pairs(*size) or not all(count in _CHAINS for count in counts)
+                or len(self.weight) < _MIN_CHAINED_CHANNELS):
+            return None
+        products = math.prod(len(_CHAINS[count].kernel) * d for count in counts)
+        taps = math.prod(length + 2 * (length - d) for length in size)
+        return counts if products < _MAX_CHAINED * taps else None
+
+    def chained_bytes(self, counts: tuple[int, int]) -> int:
+        """Return what the matrices of `by_chains` take."""
+        products = math.prod(len(_CHAINS[count].kernel) for count in counts)
+        return products * self.weight.nbytes // 9
+
+    def by_chains(self, counts: tuple[int, int]) -> Transforms:
+        """
+        Return what turns chains of `counts` (rows, columns) of pixels into their results.
+
+        `kernel` is that of this convolution, (products, in, out).
+        """
+        inputs, kernel, outputs = _along_both(_CHAINS, counts)
+        return Transforms(inputs.to(self.weight.dtype), _transformed(kernel, self.weight),
+                          outputs.to(self.weight.dtype))
 
 
 class SplitConvolution(Convolution):
@@ -192,23 +290,12 @@ class WinogradConvolution(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor, dilation: int = 1,
                  activation: str | None = None) -> None:
         super().__init__()
-        # For the points 0, 1, -1, 2 and infinity.
-        kernel = torch.tensor([[1 / 2, 0, 0], [-1 / 2, -1 / 2, -1 / 2], [-1 / 6, 1 / 6, -1 / 6],
-                               [1 / 6, 2 / 6, 4 / 6], [0, 0, 1]], dtype=torch.float64)
-        inputs = torch.tensor([[2, -1, -2, 1, 0], [0, -2, -1, 1, 0], [0, 2, -3, 1, 0],
-                               [0, -1, 0, 1, 0], [0, 2, -1, -2, 1]], dtype=torch.float64)
-        outputs = torch.tensor([[1, 1, 1, 1, 0], [0, 1, -1, 2, 0], [0, 1, 1, 4, 1]],
-                               dtype=torch.float64)
+        inputs, kernel, outputs = _along_both(_WINOGRAD, (3, 3))
         # One matrix (in, out) for each of the 25 products.
-        taps = weight.permute(2, 3, 1, 0)
-        transformed = weight.new_empty(25, *taps.shape[2:])
-        if not weight.is_meta:  # as in `folded`
-            transformed.copy_((torch.kron(kernel, kernel) @ taps.reshape(9, -1).double()
-                               ).view_as(transformed))
-        self.register_buffer('weight', transformed)
+        self.register_buffer('weight', _transformed(kernel, weight))
         self.register_buffer('bias', bias)
-        self.register_buffer('inputs', torch.kron(inputs, inputs).to(weight.dtype))
-        self.register_buffer('outputs', torch.kron(outputs, outputs).to(weight.dtype))
+        self.register_buffer('inputs', inputs.to(weight.dtype))
+        self.register_buffer('outputs', outputs.to(weight.dtype))
         self.dilation = dilation
         self.activation = ACTIVATIONS[activation]
 

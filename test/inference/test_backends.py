@@ -122,7 +122,36 @@ def test_atrous_taps_by_pairs_in_openvino(size, dilation, paired):
     assert np.abs(found - wanted).max() < 1e-4
 
 
-def convolved(module, weight, size):
+@pytest.mark.parametrize('size, dilation, chains', [
+    ((36, 48), 12, (3, 4)), ((17, 22), 6, (3, 4)), ((8, 15), 4, (2, 4)), ((18, 24), 9, None),
+    ((9, 8), 4, None), ((36, 48), 24, None), ((5, 12), 6, None), ((36, 60), 12, None)])
+def test_atrous_taps_by_chains_in_openvino(size, dilation, chains):
+    """Maps that chains cover or nearly cover; not where too much is empty, single or too long."""
+    pytest.importorskip('openvino')
+    torch.manual_seed(0)
+    module = AtrousConvolution(torch.randn(256, 4, 3, 3), torch.randn(256), 1, dilation, dilation,
+                               'relu')
+    assert module.chains(*size) == chains
+    found, wanted, kinds = convolved(module, module.weight, size)
+    assert ('MatMul' in kinds) == (chains is not None or module.comes_in_pairs(*size))
+    assert np.abs(found - wanted).max() < 1e-4
+
+
+def test_atrous_taps_go_by_chains_where_that_pays(monkeypatch):
+    """30 matrices, of 256x4 float32 each: one or two times, not three; never with few results."""
+    pytest.importorskip('openvino')
+    from mtan_perception.inference.backends import openvino_convolution
+    module, small = (AtrousConvolution(
+        torch.randn(out, 4, 3, 3), torch.randn(out), 1, 6, 6, 'relu') for out in (256, 255))
+    taken = 30 * 256 * 4 * 4
+    assert module.chained_bytes((3, 4)) == module.by_chains((3, 4)).kernel.nbytes == taken
+    monkeypatch.setattr(openvino_convolution, '_MAX_CHAINED_BYTES', 2 * taken)
+    kinds = [convolved(module, module.weight, (18, 24), copies)[2] for copies in (1, 2, 3)]
+    assert ['MatMul' in operations for operations in kinds] == [True, True, False]
+    assert 'MatMul' not in convolved(small, small.weight, (18, 24))[2]
+
+
+def convolved(module, weight, size, copies=1):
     """Return relu(module + addend) by OpenVINO, by torch in float64, and OpenVINO's operations."""
     import openvino
 
@@ -135,7 +164,7 @@ def convolved(module, weight, size):
         module.dilation)
     addend = torch.randn(1, out, *wanted.shape[2:])
     inputs = [openvino.opset13.parameter(part.shape, np.float32) for part in (x, addend)]
-    y = convolve(module, openvino.opset13.add(inputs[0], quantized_zero()), inputs[1])
+    y = convolve(module, openvino.opset13.add(inputs[0], quantized_zero()), inputs[1], copies)
     model = openvino.Model([y], inputs)
     kinds = {operation.get_type_name() for operation in model.get_ops()}
     compiled = openvino_backend.openvino_core().compile_model(

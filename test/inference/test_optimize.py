@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from mtan_perception.inference.convolution import (
+    AtrousConvolution,
     Convolution,
     cpu_convolution,
     fold,
@@ -119,6 +120,17 @@ def test_the_network_is_not_changed(pair):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     OptimizedMTAN(network).to(torch.bfloat16)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize('count', [2, 3, 4])
+def test_chains_are_the_convolution(count):
+    """Pixels with none before and after them, three taps; along both axes with another length."""
+    taps, pixels = (torch.randn(*shape, dtype=torch.float64) for shape in ((3, 3), (count, 4)))
+    weight = taps.view(1, 1, 3, 3)
+    inputs, matrices, outputs = AtrousConvolution(weight, None).by_chains((count, 4))
+    found = outputs @ (matrices.flatten() * (inputs @ pixels.flatten()))
+    expected = functional.conv2d(pixels[None, None], weight, padding=1)
+    assert (found - expected.flatten()).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize('size', [(1, 1), (2, 3), (9, 12), (17, 30)])

@@ -31,6 +31,9 @@ _SMALL = 1 << 16
 # A multiplication by 1 would be left out, and one by 2 moved past the next ReLU, which then has
 # to give two results.
 _SCALE = -2
+# What the weights of convolutions by chains may take together: for all three tasks of ResNet-50
+# it would be 180 MiB, where others take 385.
+_MAX_CHAINED_BYTES = 64 << 20
 
 
 def _constant(value: Tensor | np.ndarray) -> Node:
@@ -57,8 +60,12 @@ def _activate(y: Node, activation) -> Node:
     return ops.sigmoid(y) if activation is torch.sigmoid_ else y
 
 
-def convolve(module: nn.Module, x: Node, addend: Node | None = None) -> Node:
-    """Return activation(weight * x + bias + addend), (1, out, H, W), for (1, in, H, W)."""
+def convolve(module: nn.Module, x: Node, addend: Node | None = None, copies: int = 1) -> Node:
+    """
+    Return activation(weight * x + bias + addend), (1, out, H, W), for (1, in, H, W).
+
+    :param copies: how many like this one the model has, of which each will take memory.
+    """
     if isinstance(module, WinogradConvolution):
         return _winograd(module, x, addend)
     size = _shape(x)[2:]
@@ -66,6 +73,8 @@ def convolve(module: nn.Module, x: Node, addend: Node | None = None) -> Node:
         y = _by_taps(module, x) if module.taps_are_far else _by_parts(module, x)
     elif isinstance(module, AtrousConvolution) and module.comes_in_pairs(*size):
         y = _by_pairs(module, x)
+    elif isinstance(module, AtrousConvolution) and _can_be_chained(module, size, copies):
+        y = _by_chains(module, x)
     else:
         weight, pads = module.taps(*size)
         y = ops.convolution(x, _constant(weight), [module.stride] * 2, pads, pads,
@@ -236,6 +245,32 @@ def _pair_up(x: Node | Output, axis: int, length: int, dilation: int, factors: S
                        ops.add(shared, multiply(first, first_more))], axis)
 
 
+def _can_be_chained(module: AtrousConvolution, size: Sequence[int], copies: int) -> bool:
+    counts = module.chains(*size)
+    return counts is not None and copies * module.chained_bytes(counts) <= _MAX_CHAINED_BYTES
+
+
+def _by_chains(module: AtrousConvolution, x: Node) -> Node:
+    """Return weight * x by the products of AtrousConvolution."""
+    d, (height, width) = module.dilation, _shape(x)[2:]
+    rows, columns = counts = module.chains(height, width)
+    padded = ops.pad(x, integers(0, 0, 0, 0), integers(
+        0, 0, rows * d - height, columns * d - width), 'constant')
+    y = _by_tiles(padded, *_chain_places(height, width, d, counts), *module.by_chains(counts))
+    return _channels_first(y)
+
+
+@functools.lru_cache(maxsize=32)
+def _chain_places(height: int, width: int, d: int, counts: tuple[int, int]) -> tuple[Node, Node]:
+    """Return which pixels chains are gathered from, and which of their results the map is."""
+    rows, columns = counts
+    place = torch.arange(rows * columns * d * d, dtype=torch.int32)
+    into = place.view(rows, d, columns, d).permute(0, 2, 1, 3)
+    out_of = place.view(rows, columns, d, d).permute(0, 2, 1, 3).reshape(
+        1, rows * d, columns * d)[:, :height, :width]
+    return ops.constant(into.flatten().numpy()), ops.constant(out_of.contiguous().numpy())
+
+
 def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node:
     """
     Return activation(weight * x + bias + addend) by the steps of WinogradConvolution.
@@ -243,34 +278,48 @@ def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node
     Padding comes before the transpose to channels last, and what is added to a map of the network
     after the one back: so OpenVINO copies neither map.
     """
-    count, channels, height, width = _shape(x)
+    count, _, height, width = _shape(x)
     d = module.dilation
     rows, columns = module.tiles(height, width)
     padded = ops.pad(x, integers(0, 0, d, d), integers(
         0, 0, (3 * rows + 1) * d - height, (3 * columns + 1) * d - width), 'constant')
-    pixels = channels_last(padded)
-    into, out_of = _winograd_places(count, height, width, d, rows, columns)
-    flat = ops.reshape(pixels, integers(-1, channels), False)
-    tiles = ops.gather(flat, into, integers(0))
-    tiles = ops.matmul(_constant(module.inputs),
-                       ops.reshape(tiles, integers(25, -1), False), False, False)
-    products = ops.matmul(ops.reshape(tiles, integers(25, -1, channels), False),
-                          _constant(module.weight), False, False)
-    y = ops.matmul(_constant(module.outputs),
-                   ops.reshape(products, integers(25, -1), False), False, False)
-    out = module.weight.shape[2]
-    y = ops.gather(ops.reshape(y, integers(-1, out), False), out_of, integers(0))
+    y = _by_tiles(padded, *_winograd_places(count, height, width, d, rows, columns),
+                  module.inputs, module.weight, module.outputs)
     y = ops.add(y, _constant(module.bias))
     if addend is None:
         return _channels_first(_activate(y, module.activation))
     return _activate(ops.add(_channels_first(y), addend), module.activation)
 
 
+def _by_tiles(x: Node, into: Node, out_of: Node, inputs: Tensor, matrices: Tensor,
+              outputs: Tensor) -> Node:
+    """
+    Return the map (1, H, W, out) that tiles of a map (1, in, H', W') give.
+
+    :param into: which pixels the tiles are gathered from.
+    :param out_of: (1, H, W), which of the tiles' results the map is.
+    :param inputs: (products, pixels of a tile).
+    :param matrices: (products, in, out).
+    :param outputs: (results of a tile, products).
+    """
+    products, channels, out = matrices.shape
+    # Whole pixels are gathered at once, each a row of its channels.
+    tiles = ops.gather(ops.reshape(channels_last(x), integers(-1, channels), False), into,
+                       integers(0))
+    tiles = ops.matmul(_constant(inputs),
+                       ops.reshape(tiles, integers(inputs.shape[1], -1), False), False, False)
+    y = ops.matmul(ops.reshape(tiles, integers(products, -1, channels), False),
+                   _constant(matrices), False, False)
+    y = ops.matmul(_constant(outputs),
+                   ops.reshape(y, integers(products, -1), False), False, False)
+    return ops.gather(ops.reshape(y, integers(-1, out), False), out_of, integers(0))
+
+
 @functools.lru_cache(maxsize=32)
 def _winograd_places(count: int, height: int, width: int, d: int, rows: int,
                      columns: int) -> tuple[Node, Node]:
     """Return which pixels the tiles are gathered from, and which of their results the map is."""
-    # Whole pixels are gathered at once, each a row of its channels: the inputs (5, 5, tiles).
+    # The inputs (5, 5, tiles).
     padded_width = (3 * columns + 2) * d
     place = torch.arange(count * (3 * rows + 2) * d * padded_width, dtype=torch.int32)
     image, row, column = place.view(count, (3 * rows + 2) * d, padded_width).stride()
