@@ -191,6 +191,46 @@ def test_products_of_bfloat16_in_openvino(shape, dilation, stride, size):
     assert np.abs(found - wanted).max() < 2**-15 * wanted.max()
 
 
+@pytest.mark.parametrize('is_exact', [True, False], ids='float32 products: {}'.format)
+@pytest.mark.parametrize('task, channels', [
+    ('segmentation', 1), ('segmentation', 2), ('segmentation', 13), ('depth', 1), ('normal', 3)])
+def test_finishing_in_openvino(task, channels, is_exact):
+    """As torch does it, where a normal has no direction, too."""
+    pytest.importorskip('openvino')
+    torch.manual_seed(0)
+    logits = torch.randn(1, channels, 6, 8)
+    logits[..., :2] *= task != 'normal'
+    size = 48, 64
+    assert_agrees(finished(task, logits, size, is_exact), finish({task: logits}, size, 'nyu'))
+
+
+@pytest.mark.parametrize('is_exact', [True, False], ids='float32 products: {}'.format)
+def test_classes_that_are_equal_or_no_numbers_in_openvino(is_exact):
+    """The first of those that are equally probable; what is not a number has no probability."""
+    pytest.importorskip('openvino')
+    logits = torch.randn(1, 3, 6, 8)
+    logits[:, 2] = logits[:, 0]
+    found = finished('segmentation', logits, (48, 64), is_exact)
+    assert found['label'].unique().tolist() == [0, 1]
+    logits[:, 1, 2, 3] = torch.nan
+    found = finished('segmentation', logits, (48, 64), is_exact)
+    assert found['probability'][0, 17, 27].isnan()
+
+
+def finished(task, logits, size, is_exact):
+    """Return the task's images, in the axes 'nyu', by OpenVINO."""
+    import openvino
+
+    from mtan_perception.inference.backends import openvino_graph
+    x = openvino.opset13.parameter(logits.shape, np.float32)
+    images = openvino_graph._finish(
+        task, openvino_graph._upsample(x, size, is_exact), 'nyu')
+    compiled = openvino_backend.openvino_core().compile_model(
+        openvino.Model(list(images.values()), [x]), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    return {name: torch.from_numpy(array.copy())
+            for name, array in zip(images, compiled(logits.numpy()).values(), strict=True)}
+
+
 def test_openvino_that_rounds_products_is_found_out():
     """A bfloat16 convolution that gives bfloat16, as it does where nothing is quantised."""
     openvino = pytest.importorskip('openvino')

@@ -159,14 +159,15 @@ def _finish(task: str, channels: Sequence[Output], axes: str) -> dict[str, Node]
 
 def _classify(logits: Sequence[Output]) -> tuple[Node, Node]:
     """Return the first of the most probable classes, as float32, and its probability."""
-    best, label = logits[0], number(0)
+    # A map of zeros: with one class there is no more to it.
+    best, label = logits[0], ops.clamp(logits[0], 0, 0)
     for index, logit in enumerate(logits[1:], 1):
         label = ops.select(ops.greater(logit, best), number(index), label)
         best = ops.maximum(best, logit)
-    total = number(0)
-    for logit in logits:
-        total = ops.add(total, ops.exp(ops.subtract(logit, best)))
-    return label, ops.divide(number(1), total)
+    exponentials = [ops.exp(ops.subtract(logit, best)) for logit in logits]
+    # OpenVINO's exponential of what is not a number is one. Times 0 it stays what it is.
+    nothing = ops.multiply(functools.reduce(ops.add, logits), number(0))
+    return label, ops.divide(number(1), functools.reduce(ops.add, exponentials, nothing))
 
 
 def _point_normals(planes: Sequence[Output], axes: str) -> list[Node]:
