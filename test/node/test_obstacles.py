@@ -73,6 +73,44 @@ def test_the_fit_leaves_outliers_aside():
     assert -plane.offset == pytest.approx(HEIGHT, abs=0.02)
 
 
+@pytest.mark.parametrize('noise', [0, 0.01])
+def test_the_fit_passes_over_a_wall_that_is_called_floor(noise):
+    """Six points of ten are on it; a depth's noise is a share of the depth."""
+    rng = np.random.default_rng(0)
+    points = scene(0.3)[0].reshape(3, -1).astype(float)
+    points = points[:, np.isfinite(points[2])][:, ::10]
+    wall = points / points[2] * 4.0
+    mixed = np.concatenate([points[:, ::3], wall[:, ::2]], axis=1)
+    mixed *= 1 + noise * rng.standard_normal(mixed.shape[1])
+    plane = fit_plane(mixed)
+    assert np.degrees(np.arccos(min(1, plane.normal @ up()))) < (1.0 if noise else 1e-3)
+    assert -plane.offset == pytest.approx(HEIGHT, abs=0.02 if noise else 1e-4)
+
+
+@pytest.mark.parametrize('tilt', [0, 45, 90])
+def test_the_fit_at_any_tilt(tilt):
+    """From a camera that looks level to one that looks straight down; three of ten are boxes."""
+    rng, u = np.random.default_rng(0), up(tilt, 0)
+    x, y = np.mgrid[-0.6:0.6:30j, -0.4:0.4:40j]
+    rays = np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
+    depth = -HEIGHT / (u @ rays)
+    points = (rays * depth)[:, (depth > 0) & (depth < 8)]
+    points *= 1 + 0.01 * rng.standard_normal(points.shape[1])
+    above = (rng.random(points.shape[1]) < 0.3) * rng.uniform(0.1, 1, points.shape[1])
+    points += above * u[:, None]
+    plane = fit_plane(points)
+    assert np.degrees(np.arccos(min(1, plane.normal @ u))) < 1
+    assert -plane.offset == pytest.approx(HEIGHT, abs=0.02)
+
+
+@pytest.mark.parametrize('points', [np.ones((3, 60)), np.linspace([0, 1, 1], [0, 1, 3], 60).T])
+def test_the_fit_of_points_that_are_no_plane_is_one_all_the_same(points):
+    """One point, or a line: no warning, and a plane through them."""
+    plane = fit_plane(points)
+    assert np.linalg.norm(plane.normal) == pytest.approx(1)
+    assert np.abs(plane.heights(points)).max() < 1e-6
+
+
 def test_no_floor_is_found_where_there_is_none():
     points, normal, *_ = scene(0.3)
     nowhere = np.zeros(SIZE, bool)
