@@ -17,10 +17,14 @@ from launch.actions import (
     IncludeLaunchDescription,
     LogInfo,
     OpaqueFunction,
+    RegisterEventHandler,
     Shutdown,
 )
+from launch.conditions import IfCondition
+from launch.event_handlers import OnProcessExit
 from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 MTAN = Path(__file__).resolve().parent / 'mtan.launch.py'
@@ -45,6 +49,7 @@ def generate_launch_description() -> LaunchDescription:
           for name, _, meaning in CAMERA),
         # Before anything has been started, which launch would leave running.
         OpaqueFunction(function=check_camera),
+        RegisterEventHandler(OnProcessExit(on_exit=end_with_node)),
         # The topic names are relative, so `namespace` moves the camera and the node together.
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(MTAN)),
@@ -79,8 +84,17 @@ def camera(context: LaunchContext) -> list[Node]:
         on_exit=end)]
 
 
+def end_with_node(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
+    """End the demo if it was mtan_node that has ended, for good."""
+    # A process is named by its executable and a number.
+    is_node = event.process_name.rsplit('-', 1)[0] == 'mtan_node'
+    if not is_node or IfCondition(LaunchConfiguration('respawn')).evaluate(context):
+        return None
+    return end(event, context)
+
+
 def end(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
-    """End what the camera has shown; None where it ends with all the rest."""
+    """End the demo with one of its two processes; None where that ends with all the rest."""
     if context.is_shutdown:
         return None
-    return [LogInfo(msg='the camera has ended, and the demo with it'), Shutdown()]
+    return [LogInfo(msg=f'{event.process_name} has ended, and the demo with it'), Shutdown()]

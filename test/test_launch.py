@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 import subprocess
 import sys
+import time
 from typing import NamedTuple
 
 import pytest
@@ -53,12 +54,22 @@ print(json.dumps({
     'types': types}))
 """
 
+# The demo ends with either of its processes, so each waits until both have begun.
 STAND_IN = f"""#!{sys.executable}
-import json, os, pathlib, sys
+import json, os, pathlib, sys, time
 files = {{name: pathlib.Path(name).read_text() for option, name in zip(sys.argv, sys.argv[1:])
          if option == '--params-file'}}
-path = pathlib.Path(os.environ['STARTED']) / (pathlib.Path(sys.argv[0]).name + '.json')
+folder, me = pathlib.Path(os.environ['STARTED']), pathlib.Path(sys.argv[0]).name
+path = folder / 'unfinished' / me
+path.parent.mkdir(exist_ok=True)
 path.write_text(json.dumps({{'argv': sys.argv[1:], 'env': dict(os.environ), 'files': files}}))
+path.rename(folder / f'{{me}}.json')
+while not all((folder / f'{{name}}.json').exists() for name in os.environ['TOGETHER'].split()):
+    time.sleep(0.01)
+with open(folder / 'starts', 'a') as starts:
+    print(me, file=starts)
+if me == os.environ.get('STAYS'):
+    time.sleep(float(os.environ['SECONDS']))
 """
 
 
@@ -113,12 +124,13 @@ class Launch:
         """Return what was started, by executable; the text of the failure where one is due."""
         records = self.folder / 'started'
         records.mkdir(exist_ok=True)
-        for path in records.iterdir():
+        for path in records.glob('*.json'):
             path.unlink()
         environment = {key: value for key, value in os.environ.items()
                        if 'PROFILES_FILE' not in key}
         environment |= {
             'ROS_DISTRO': 'kilted', 'STARTED': str(records), 'ROS_LOG_DIR': str(self.folder),
+            'TOGETHER': 'mtan_node camera_node' if name.startswith('demo') else '',
             'AMENT_PREFIX_PATH': str(self.folder / 'prefix'), **variables}
         result = subprocess.run(
             [sys.executable, '-c', RUN_LAUNCH, str(ROOT / 'launch' / name), *arguments],
@@ -126,7 +138,8 @@ class Launch:
         assert (result.returncode != 0) == fails, result.stdout + result.stderr
         if fails:
             return result.stdout + result.stderr
-        return {path.stem: Started(**json.loads(path.read_text())) for path in records.iterdir()}
+        return {path.stem: Started(**json.loads(path.read_text()))
+                for path in records.glob('*.json')}
 
 
 @pytest.fixture
@@ -326,6 +339,19 @@ def test_demo_starts_a_camera_and_the_node_on_it(launch):
     assert node.rules['image'] == 'camera/image_raw'
     assert node.rules['camera_info'] == 'camera/camera_info'
     assert camera.env['FASTDDS_DEFAULT_PROFILES_FILE'] == str(CONFIG / 'fastdds.xml')
+
+
+@pytest.mark.parametrize('stays', ['camera_node', 'mtan_node'])
+def test_demo_ends_with_either_of_its_processes(launch, stays):
+    start = time.monotonic()
+    started = launch('demo.launch.py', STAYS=stays, SECONDS='30')
+    assert set(started) == {'mtan_node', 'camera_node'}
+    assert time.monotonic() - start < 25
+
+
+def test_demo_goes_on_where_the_node_is_started_again(launch, tmp_path):
+    launch('demo.launch.py', 'respawn:=true', STAYS='camera_node', SECONDS='5')
+    assert (tmp_path / 'started/starts').read_text().split().count('mtan_node') > 1
 
 
 def test_demo_hands_its_arguments_on(launch):
