@@ -114,8 +114,7 @@ def test_atrous_taps_by_pairs_in_openvino(size, dilation, paired):
     """Whatever the map: pairs and singles along either axis, pairs alone, or too many for it."""
     pytest.importorskip('openvino')
     torch.manual_seed(0)
-    module = AtrousConvolution(torch.randn(8, 16, 3, 3), torch.randn(8), 1, dilation, dilation,
-                               'relu')
+    module = atrous(8, 16, dilation)
     assert module.comes_in_pairs(*size) == paired
     found, wanted, kinds = convolved(module, module.weight, size)
     assert ('MatMul' if paired else 'Convolution') in kinds
@@ -129,8 +128,7 @@ def test_atrous_taps_by_chains_in_openvino(size, dilation, chains):
     """Maps that chains cover or nearly cover; not where too much is empty, single or too long."""
     pytest.importorskip('openvino')
     torch.manual_seed(0)
-    module = AtrousConvolution(torch.randn(256, 4, 3, 3), torch.randn(256), 1, dilation, dilation,
-                               'relu')
+    module = atrous(256, 4, dilation)
     assert module.chains(*size) == chains
     found, wanted, kinds = convolved(module, module.weight, size)
     assert ('MatMul' in kinds) == (chains is not None or module.comes_in_pairs(*size))
@@ -141,14 +139,18 @@ def test_atrous_taps_go_by_chains_where_that_pays(monkeypatch):
     """30 matrices, of 256x4 float32 each: one or two times, not three; never with few results."""
     pytest.importorskip('openvino')
     from mtan_perception.inference.backends import openvino_convolution
-    module, small = (AtrousConvolution(
-        torch.randn(out, 4, 3, 3), torch.randn(out), 1, 6, 6, 'relu') for out in (256, 255))
+    module, small = atrous(256, 4, 6), atrous(255, 4, 6)
     taken = 30 * 256 * 4 * 4
     assert module.chained_bytes((3, 4)) == module.by_chains((3, 4)).kernel.nbytes == taken
     monkeypatch.setattr(openvino_convolution, '_MAX_CHAINED_BYTES', 2 * taken)
     kinds = [convolved(module, module.weight, (18, 24), copies)[2] for copies in (1, 2, 3)]
     assert ['MatMul' in operations for operations in kinds] == [True, True, False]
     assert 'MatMul' not in convolved(small, small.weight, (18, 24))[2]
+
+
+def atrous(out, channels, dilation):
+    return AtrousConvolution(torch.randn(out, channels, 3, 3), torch.randn(out), 1, dilation,
+                             dilation, 'relu')
 
 
 def convolved(module, weight, size, copies=1):

@@ -10,6 +10,7 @@ from that order costs nothing as long as it stands at the border of what is comp
 from collections.abc import Callable, Sequence
 import functools
 import itertools
+import math
 
 import numpy as np
 import openvino
@@ -36,12 +37,17 @@ _SCALE = -2
 _MAX_CHAINED_BYTES = 64 << 20
 
 
-def _constant(value: Tensor | np.ndarray) -> Node:
+def _constant(value: Tensor | np.ndarray, is_mapped: bool = True) -> Node:
+    """
+    Return a constant that uses the value's memory or, where that is not a mapped file's, a copy's.
+
+    :param is_mapped: whether the value is of the network, not one made of its weights.
+    """
     array = value.numpy() if isinstance(value, Tensor) else value
     if array.nbytes <= _SMALL:
         return ops.constant(array)
-    return ops.constant(array if array.flags.c_contiguous else mapped_copy(array),
-                        shared_memory=True)
+    is_mapped = is_mapped and array.flags.c_contiguous
+    return ops.constant(array if is_mapped else mapped_copy(array), shared_memory=True)
 
 
 @functools.cache  # each has a few KiB of its own in the compiled model
@@ -73,8 +79,9 @@ def convolve(module: nn.Module, x: Node, addend: Node | None = None, copies: int
         y = _by_taps(module, x) if module.taps_are_far else _by_parts(module, x)
     elif isinstance(module, AtrousConvolution) and module.comes_in_pairs(*size):
         y = _by_pairs(module, x)
-    elif isinstance(module, AtrousConvolution) and _can_be_chained(module, size, copies):
-        y = _by_chains(module, x)
+    elif isinstance(module, AtrousConvolution) and (
+            counts := _affordable_chains(module, size, copies)):
+        y = _by_chains(module, x, counts)
     else:
         weight, pads = module.taps(*size)
         y = ops.convolution(x, _constant(weight), [module.stride] * 2, pads, pads,
@@ -212,6 +219,7 @@ def _by_pairs(module: AtrousConvolution, x: Node) -> Node:
     def along_rows(x: Node | Output, matrices: list[Node]) -> Node:
         return _pair_up(x, 1, width, module.dilation, matrices, multiply)
 
+    # Not by module.by_chains: all nine matrices at once raise a process's peak by 20 MiB.
     y = _pair_up(_rows(x), 0, height, module.dilation, [
         [_constant(matrix) for matrix in _factors(taps)]
         for taps in _factors(module.weight.permute(2, 3, 1, 0).numpy())], along_rows)
@@ -245,30 +253,19 @@ def _pair_up(x: Node | Output, axis: int, length: int, dilation: int, factors: S
                        ops.add(shared, multiply(first, first_more))], axis)
 
 
-def _can_be_chained(module: AtrousConvolution, size: Sequence[int], copies: int) -> bool:
+def _affordable_chains(module: AtrousConvolution, size: Sequence[int],
+                       copies: int) -> tuple[int, int] | None:
     counts = module.chains(*size)
-    return counts is not None and copies * module.chained_bytes(counts) <= _MAX_CHAINED_BYTES
+    if counts is None or copies * module.chained_bytes(counts) > _MAX_CHAINED_BYTES:
+        return None
+    return counts
 
 
-def _by_chains(module: AtrousConvolution, x: Node) -> Node:
-    """Return weight * x by the products of AtrousConvolution."""
-    d, (height, width) = module.dilation, _shape(x)[2:]
-    rows, columns = counts = module.chains(height, width)
-    padded = ops.pad(x, integers(0, 0, 0, 0), integers(
-        0, 0, rows * d - height, columns * d - width), 'constant')
-    y = _by_tiles(padded, *_chain_places(height, width, d, counts), *module.by_chains(counts))
-    return _channels_first(y)
-
-
-@functools.lru_cache(maxsize=32)
-def _chain_places(height: int, width: int, d: int, counts: tuple[int, int]) -> tuple[Node, Node]:
-    """Return which pixels chains are gathered from, and which of their results the map is."""
-    rows, columns = counts
-    place = torch.arange(rows * columns * d * d, dtype=torch.int32)
-    into = place.view(rows, d, columns, d).permute(0, 2, 1, 3)
-    out_of = place.view(rows, columns, d, d).permute(0, 2, 1, 3).reshape(
-        1, rows * d, columns * d)[:, :height, :width]
-    return ops.constant(into.flatten().numpy()), ops.constant(out_of.contiguous().numpy())
+def _by_chains(module: AtrousConvolution, x: Node, counts: tuple[int, int]) -> Node:
+    """Return weight * x by the products of AtrousConvolution: each chain is a tile."""
+    inputs, kernel, outputs = module.by_chains(counts)
+    return _channels_first(_by_tiles(x, inputs, _constant(kernel, is_mapped=False), outputs,
+                                     module.dilation, counts, 0))
 
 
 def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node:
@@ -278,56 +275,60 @@ def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node
     Padding comes before the transpose to channels last, and what is added to a map of the network
     after the one back: so OpenVINO copies neither map.
     """
-    count, _, height, width = _shape(x)
-    d = module.dilation
-    rows, columns = module.tiles(height, width)
-    padded = ops.pad(x, integers(0, 0, d, d), integers(
-        0, 0, (3 * rows + 1) * d - height, (3 * columns + 1) * d - width), 'constant')
-    y = _by_tiles(padded, *_winograd_places(count, height, width, d, rows, columns),
-                  module.inputs, module.weight, module.outputs)
+    y = _by_tiles(x, module.inputs, _constant(module.weight), module.outputs, module.dilation,
+                  (3, 3), 1)
     y = ops.add(y, _constant(module.bias))
     if addend is None:
         return _channels_first(_activate(y, module.activation))
     return _activate(ops.add(_channels_first(y), addend), module.activation)
 
 
-def _by_tiles(x: Node, into: Node, out_of: Node, inputs: Tensor, matrices: Tensor,
-              outputs: Tensor) -> Node:
+def _by_tiles(x: Node, inputs: Tensor, kernel: Node, outputs: Tensor, dilation: int,
+              tile: tuple[int, int], margin: int) -> Node:
     """
-    Return the map (1, H, W, out) that tiles of a map (1, in, H', W') give.
+    Return the map (1, H, W, out) that tiles of a map (1, in, H, W) give.
 
-    :param into: which pixels the tiles are gathered from.
-    :param out_of: (1, H, W), which of the tiles' results the map is.
-    :param inputs: (products, pixels of a tile).
-    :param matrices: (products, in, out).
-    :param outputs: (results of a tile, products).
+    :param inputs, kernel, outputs: see Transforms; the kernel is (products, in, out).
+    :param tile: rows and columns of its results.
+    :param margin: rows and columns around them that its inputs have too, on each side.
     """
-    products, channels, out = matrices.shape
+    products, channels, out = _shape(kernel)
+    size, before = _shape(x)[2:], margin * dilation
+    into, out_of = _tile_places(*size, dilation, tile, margin)
+    after = [_tiled(length, dilation, side) + before - length
+             for length, side in zip(size, tile, strict=True)]
+    padded = ops.pad(x, integers(0, 0, before, before), integers(0, 0, *after), 'constant')
     # Whole pixels are gathered at once, each a row of its channels.
-    tiles = ops.gather(ops.reshape(channels_last(x), integers(-1, channels), False), into,
-                       integers(0))
-    tiles = ops.matmul(_constant(inputs),
-                       ops.reshape(tiles, integers(inputs.shape[1], -1), False), False, False)
-    y = ops.matmul(ops.reshape(tiles, integers(products, -1, channels), False),
-                   _constant(matrices), False, False)
+    y = ops.gather(ops.reshape(channels_last(padded), integers(-1, channels), False), into,
+                   integers(0))
+    y = ops.matmul(_constant(inputs),
+                   ops.reshape(y, integers(inputs.shape[1], -1), False), False, False)
+    y = ops.matmul(ops.reshape(y, integers(products, -1, channels), False), kernel, False, False)
     y = ops.matmul(_constant(outputs),
                    ops.reshape(y, integers(products, -1), False), False, False)
     return ops.gather(ops.reshape(y, integers(-1, out), False), out_of, integers(0))
 
 
+def _tiled(length: int, dilation: int, side: int) -> int:
+    """Return the pixels along an axis that whole tiles cover."""
+    return -(-length // (side * dilation)) * side * dilation
+
+
 @functools.lru_cache(maxsize=32)
-def _winograd_places(count: int, height: int, width: int, d: int, rows: int,
-                     columns: int) -> tuple[Node, Node]:
+def _tile_places(height: int, width: int, d: int, tile: tuple[int, int],
+                 margin: int) -> tuple[Node, Node]:
     """Return which pixels the tiles are gathered from, and which of their results the map is."""
-    # The inputs (5, 5, tiles).
-    padded_width = (3 * columns + 2) * d
-    place = torch.arange(count * (3 * rows + 2) * d * padded_width, dtype=torch.int32)
-    image, row, column = place.view(count, (3 * rows + 2) * d, padded_width).stride()
+    down, right = tile
+    whole = _tiled(height, d, down), _tiled(width, d, right)
+    rows, columns = whole[0] // (down * d), whole[1] // (right * d)
+    padded_width = whole[1] + 2 * margin * d
+    place = torch.arange((whole[0] + 2 * margin * d) * padded_width, dtype=torch.int32)
+    # The inputs of each, pixels a dilation apart.
     into = place.as_strided(
-        (5, 5, count, rows, d, columns, d),
-        (d * row, d * column, image, 3 * d * row, row, 3 * d * column, column))
+        (down + 2 * margin, right + 2 * margin, rows, d, columns, d),
+        (d * padded_width, d, down * d * padded_width, padded_width, right * d, 1))
     # Where output (i, j) of each tile belongs: its pixel's place in y.
-    place = torch.arange(9 * count * rows * d * columns * d, dtype=torch.int32)
-    place = place.view(3, 3, count, rows, d, columns, d).permute(2, 3, 0, 4, 5, 1, 6)
-    place = place.reshape(count, 3 * d * rows, 3 * d * columns)[:, :height, :width]
-    return ops.constant(into.reshape(-1).numpy()), ops.constant(place.contiguous().numpy())
+    place = torch.arange(math.prod(whole), dtype=torch.int32)
+    place = place.view(down, right, rows, d, columns, d).permute(2, 0, 3, 4, 1, 5)
+    out_of = place.reshape(1, *whole)[:, :height, :width]
+    return ops.constant(into.flatten().numpy()), ops.constant(out_of.contiguous().numpy())
