@@ -72,7 +72,7 @@ def main() -> None:
     cloud = cloud[np.isfinite(cloud['z'])]
     points = np.stack([cloud[axis] for axis in 'xyz'], axis=-1)
     normal = np.stack([cloud[f'normal_{axis}'] for axis in 'xyz'], axis=-1)
-    palette = read_label_set(args.labels).palette()
+    palette = read_label_set(args.labels).palette
     packed = np.ascontiguousarray(cloud['rgb']).view('<u4')
     pictures = {
         'colors': np.stack([packed >> shift & 255 for shift in (16, 8, 0)], axis=-1),

@@ -12,6 +12,7 @@ import functools
 import math
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 # Factor per component that brings a normal of the named convention into the optical frame.
 # NYUv2's axes are right, down, toward the camera.
@@ -75,25 +76,26 @@ def correct_depth(depth: np.ndarray, focal_length: float,
     return depth * (focal_length / learnt_focal_length)
 
 
-def pixel_rays(size: tuple[int, int], intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pixel_rays(size: tuple[int, int], intrinsics: np.ndarray,
+               dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
     """
-    Return x (W,) and y (H, 1), float64, of the ray (x, y, 1) through each pixel of a (H, W) image.
+    Return x (W,) and y (H, 1) of the ray (x, y, 1) through each pixel of a (H, W) image.
 
     The centre of pixel (row v, column u) is at (u, v), as in depth_image_proc. The arrays are kept
     for the next call, and read-only.
     """
     return _pixel_rays(size, *(float(intrinsics[row][column]) for row, column in
-                               ((0, 0), (1, 1), (0, 2), (1, 2))))
+                               ((0, 0), (1, 1), (0, 2), (1, 2))), np.dtype(dtype))
 
 
 @functools.lru_cache(maxsize=8)  # a camera's clouds, for each of its frames
-def _pixel_rays(size: tuple[int, int], fx: float, fy: float, cx: float,
-                cy: float) -> tuple[np.ndarray, np.ndarray]:
+def _pixel_rays(size: tuple[int, int], fx: float, fy: float, cx: float, cy: float,
+                dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     height, width = size
-    rays = (np.arange(width) - cx) / fx, ((np.arange(height) - cy) / fy)[:, None]
-    for ray in rays:
-        ray.flags.writeable = False
-    return rays
+    x, y = (((np.arange(length) - centre) / focal_length).astype(dtype)
+            for length, centre, focal_length in ((width, cx, fx), (height, cy, fy)))
+    x.flags.writeable = y.flags.writeable = False
+    return x, y[:, None]
 
 
 def back_project(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
@@ -103,7 +105,7 @@ def back_project(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     :param depth: (H, W) along z; an unknown one (NaN) gives a point of NaNs. Its type is kept.
     """
     points = np.empty((3, *depth.shape), depth.dtype)
-    right, down = (ray.astype(depth.dtype) for ray in pixel_rays(depth.shape, intrinsics))
+    right, down = pixel_rays(depth.shape, intrinsics, depth.dtype)
     np.multiply(depth, right, out=points[0])
     np.multiply(depth, down, out=points[1])
     points[2] = depth

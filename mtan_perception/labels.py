@@ -5,6 +5,7 @@
 from collections.abc import Mapping
 import colorsys
 from dataclasses import dataclass
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,12 @@ class LabelSet:
                     f'label set {self.name!r}: colour {color!r} of {name!r}; '
                     f'give three integers from 0 to 255')
 
+    @functools.cached_property
     def palette(self) -> np.ndarray:
-        """Return the (256, 3) uint8 RGB colour of every id; unused ids and 255 are black."""
+        """Return the RGB colour of every id, (256, 3) uint8, read-only; unused ids are black."""
         palette = np.zeros((256, 3), np.uint8)
         palette[:len(self.colors)] = self.colors
+        palette.flags.writeable = False
         return palette
 
     def to_dict(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_ids_of_nyuv2():
 
 
 def test_palette_is_black_beyond_the_classes():
-    palette = NYUV2_13.palette()
+    palette = NYUV2_13.palette
     assert palette.shape == (256, 3) and palette.dtype == np.uint8
     assert tuple(palette[12]) == (225, 229, 194)
     assert not palette[13:].any() and not palette[UNLABELLED].any()

@@ -147,7 +147,7 @@ def _pictures(prediction, engine) -> dict[str, np.ndarray]:
     from mtan_perception.visualization import color_depth, color_normal, overlay
     pictures = {}
     if prediction.label is not None:
-        palette = engine.card.labels.palette()
+        palette = engine.card.labels.palette
         pictures['overlay'] = overlay(prediction.image, prediction.label, palette)
     if prediction.depth is not None:
         pictures['depth'] = color_depth(prediction.depth, *engine.depth_range)

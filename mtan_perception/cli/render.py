@@ -71,6 +71,6 @@ def _pictures(seed, image, label, depth, normal):
     from mtan_perception.visualization import color_depth, color_mask, color_normal
 
     return ((f'seed {seed}', np.round(255 * image).astype(np.uint8)),
-            ('segmentation', color_mask(label.astype(np.uint8), NYUV2_13.palette())),
+            ('segmentation', color_mask(label.astype(np.uint8), NYUV2_13.palette)),
             ('depth 0.3-6 m', color_depth(depth, 0.3, 6.0)),
             ('normals', color_normal(normal)))

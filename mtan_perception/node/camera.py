@@ -180,7 +180,7 @@ class Camera:
             if prediction.depth is not None and settings.depth_scale != 1:
                 prediction.depth *= np.float32(settings.depth_scale)
             self.outputs.publish_images(
-                prediction, shot.tasks, shot.header, settings, labels.palette())
+                prediction, shot.tasks, shot.header, settings, labels.palette)
         if self.outputs.wants_clouds():
             with self._stage('clouds', stages):
                 self._publish_clouds(shot, prediction, settings, labels.names)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from sensor_msgs.msg import PointCloud2, PointField
 
-from mtan_perception.geometry import back_project
+from mtan_perception.geometry import back_project, scale_intrinsics
 from mtan_perception.inference import Prediction
 from mtan_perception.labels import UNLABELLED
 from mtan_perception.node.clouds import (
@@ -25,6 +25,7 @@ from mtan_perception.node.image_codec import append_bytes, append_zeros
 from mtan_perception.node.obstacles import (
     class_ids,
     find_floor,
+    find_level_floor,
     find_obstacles,
     Plane,
     thin,
@@ -36,9 +37,9 @@ _XYZ = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4')])
 
 
 class _Classes(NamedTuple):
-    """Which class ids, each (256,) bool, count as what."""
+    """Which class ids, each (256,) bool, count as what; `kept` is None where all are."""
 
-    kept: np.ndarray
+    kept: np.ndarray | None
     floor: np.ndarray
     ceiling: np.ndarray
     floor_or_none: np.ndarray
@@ -52,8 +53,8 @@ def _classes(settings: Settings, names: tuple[str, ...]) -> _Classes:
     floor = class_ids(settings.obstacles_floor_classes, names)
     floor_or_none = floor.copy() if floor.any() else np.ones(256, bool)
     floor_or_none[UNLABELLED] = True
-    return _Classes(
-        kept, floor, class_ids(settings.obstacles_ceiling_classes, names), floor_or_none)
+    ceiling = class_ids(settings.obstacles_ceiling_classes, names)
+    return _Classes(None if kept.all() else kept, floor, ceiling, floor_or_none)
 
 
 def points_message(prediction: Prediction, intrinsics: np.ndarray, settings: Settings,
@@ -90,8 +91,10 @@ def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: 
     :param last_floor: the floor of an earlier frame, for one that shows too little floor.
     :returns: the message, and the floor that it was made with.
     """
-    prediction, intrinsics = every_nth(prediction, intrinsics, settings.obstacles_stride)
-    depth, normal, label = prediction.depth, prediction.normal, prediction.label
+    stride = settings.obstacles_stride
+    depth, normal, label = every_nth(
+        stride, prediction.depth, prediction.normal, prediction.label)
+    intrinsics = scale_intrinsics(intrinsics, 1 / stride)
     if normal is not None:
         depth = leave_out_grazing(depth, normal, intrinsics, settings.points_max_edge_angle)
     if label is None:
@@ -100,7 +103,9 @@ def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: 
     classes = _classes(settings, names)
     is_floor, is_ceiling = look_up(classes.floor, label), look_up(classes.ceiling, label)
     up = None if base is None else base.normal
-    floor = find_floor(points, is_floor, look_up(classes.floor_or_none, label), normal, up)
+    floor = find_floor(points, is_floor, up)
+    if floor is None and normal is not None:
+        floor = find_level_floor(points, look_up(classes.floor_or_none, label), normal, up)
     floor = floor or base or last_floor
     found = find_obstacles(
         points, is_floor, is_ceiling, normal, floor, settings.obstacles_min_height)

@@ -4,7 +4,7 @@
 
 import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 import math
 
 import cv2
@@ -32,12 +32,12 @@ class CloudOptions:
     What of a prediction becomes a point.
 
     Of rows and columns every `stride`-th is taken. A pixel has no point (x, y and z are NaN) where
-    its class id is not set in `kept` ((256,) bool) or where the angle between its normal and the
-    ray to the camera is above `max_edge_angle` degrees; 90 leaves every angle.
+    its class id is not set in `kept` ((256,) bool; None keeps all) or where the angle between its
+    normal and the ray to the camera is above `max_edge_angle` degrees; 90 leaves every angle.
     """
 
     stride: int = 1
-    kept: np.ndarray = field(default_factory=lambda: np.ones(256, bool))
+    kept: np.ndarray | None = None
     max_edge_angle: float = 90.0
 
 
@@ -78,9 +78,10 @@ def fill_cloud(prediction: Prediction, intrinsics: np.ndarray, options: CloudOpt
     :param intrinsics: (3, 3) of the prediction's size.
     :param memory: writable bytes for the points, in place of an array's own.
     """
-    prediction, intrinsics = every_nth(prediction, intrinsics, options.stride)
-    depth, normal, label = prediction.depth, prediction.normal, prediction.label
-    confidence, size = prediction.confidence, depth.shape
+    image, depth, normal, label, confidence = every_nth(
+        options.stride, prediction.image, prediction.depth, prediction.normal, prediction.label,
+        prediction.confidence)
+    intrinsics, size = scale_intrinsics(intrinsics, 1 / options.stride), depth.shape
     cloud = np.empty(size, POINT) if memory is None else np.frombuffer(memory, POINT).reshape(size)
     if label is None:
         label, confidence = np.full(size, UNLABELLED, np.uint8), np.zeros(size, np.uint8)
@@ -88,10 +89,10 @@ def fill_cloud(prediction: Prediction, intrinsics: np.ndarray, options: CloudOpt
         normal = np.full((*size, 3), np.nan, np.float32)
     else:
         depth = leave_out_grazing(depth, normal, intrinsics, options.max_edge_angle)
-    if not options.kept.all():
+    if options.kept is not None:
         depth = np.where(look_up(options.kept, label), depth, np.float32(np.nan))
     x, y, z = back_project(depth, intrinsics)
-    rgb = cv2.cvtColor(np.ascontiguousarray(prediction.image), cv2.COLOR_RGB2BGRA)
+    rgb = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGRA)
     rgb[..., 3] = 0
     nothing = np.zeros(size, np.uint8)
     rest = cv2.merge([label, confidence, nothing, nothing])
@@ -102,21 +103,10 @@ def fill_cloud(prediction: Prediction, intrinsics: np.ndarray, options: CloudOpt
     return cloud
 
 
-def every_nth(prediction: Prediction, intrinsics: np.ndarray,
-              stride: int) -> tuple[Prediction, np.ndarray]:
-    """
-    Return every `stride`-th row and column of a prediction with depth, and their camera matrix.
-
-    What is returned shares the prediction's memory, and is not contiguous.
-    """
-    if stride == 1:
-        return prediction, intrinsics
+def every_nth(stride: int, *maps: np.ndarray | None) -> list[np.ndarray | None]:
+    """View every `stride`-th row and column of each map (H, W, ...); of None, None."""
     step = (slice(None, None, stride),) * 2
-    maps = {name: getattr(prediction, name)
-            for name in ('image', 'label', 'confidence', 'depth', 'normal')}
-    return (replace(prediction, scale=prediction.scale / stride, **{
-                name: None if array is None else array[step] for name, array in maps.items()}),
-            scale_intrinsics(intrinsics, 1 / stride))
+    return [None if values is None else values[step] for values in maps]
 
 
 def look_up(chosen: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -140,7 +130,7 @@ def faces_camera(normal: np.ndarray, intrinsics: np.ndarray, max_angle: float) -
 
     The depth of what is seen edge-on is a guess between two surfaces: a point flying in between.
     """
-    x, y = (ray.astype(normal.dtype) for ray in pixel_rays(normal.shape[:2], intrinsics))
+    x, y = pixel_rays(normal.shape[:2], intrinsics, normal.dtype)
     cosine = normal[..., 0] * x + normal[..., 1] * y + normal[..., 2]
     length = np.sqrt(x * x + y * y + 1)
     return -cosine >= math.cos(math.radians(max_angle)) * length

@@ -306,7 +306,7 @@ class Demo:
             print('no contact sheet: not one frame came with all its outputs', flush=True)
             return
         labels = self._card.labels
-        palette = labels.palette() if labels else None
+        palette = labels.palette if labels else None
         sheet = contact_sheet([sheet_row(moment, palette) for moment in moments], labels)
         out = self._options.out
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -334,7 +334,7 @@ def sheet_row(moment: Moment, palette: np.ndarray | None) -> list[tuple[str, np.
         if task in moment.output:
             row.append((name, _shrink(paint(moment.output[task], palette))))
         if task in moment.truth:
-            row.append((f'{name}: truth', _shrink(paint(moment.truth[task], NYUV2_13.palette()))))
+            row.append((f'{name}: truth', _shrink(paint(moment.truth[task], NYUV2_13.palette))))
     return row
 
 

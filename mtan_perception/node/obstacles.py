@@ -34,9 +34,9 @@ class Plane(NamedTuple):
 
     def heights(self, points: np.ndarray) -> np.ndarray:
         """Return how far points (3, ...) are above the plane, in metres."""
-        normal = self.normal.astype(points.dtype)
-        x, y, z = points
-        return normal[0] * x + normal[1] * y + normal[2] * z - points.dtype.type(self.offset)
+        heights = self.normal.astype(points.dtype) @ points.reshape(3, -1)
+        heights -= points.dtype.type(self.offset)
+        return heights.reshape(points.shape[1:])
 
 
 def class_ids(wanted: Iterable[str], names: Sequence[str]) -> np.ndarray:
@@ -46,38 +46,44 @@ def class_ids(wanted: Iterable[str], names: Sequence[str]) -> np.ndarray:
     return chosen
 
 
-def find_floor(points: np.ndarray, is_floor: np.ndarray, may_be_floor: np.ndarray,
-               normal: np.ndarray | None, up: np.ndarray | None = None) -> Plane | None:
+def find_floor(points: np.ndarray, is_floor: np.ndarray,
+               up: np.ndarray | None = None) -> Plane | None:
     """
-    Return the plane of the floor in view, None where too little of it is.
+    Return the plane of what is floor by its class, None where that is too little.
 
     :param points: (3, H, W) in metres in the camera's frame, NaN where unknown.
-    :param is_floor: (H, W) bool: what is floor by its class.
-    :param may_be_floor: (H, W) bool: what is nothing else by its class. Where too little is floor
-        by class, it is looked for here: a bed that fills the view is level, and no floor.
-    :param normal: (H, W, 3), by which it is looked for; or None.
+    :param is_floor: (H, W) bool.
     :param up: the direction against gravity, where it is known; else it is fitted.
     """
-    known = np.isfinite(points[2])
-    found = np.flatnonzero(known & is_floor)
-    if len(found) < _MIN_FLOOR_POINTS and normal is not None:
-        found = _lowest_level(points, known & may_be_floor, normal, up)
+    return _floor_through(points, np.flatnonzero(np.isfinite(points[2]) & is_floor), up)
+
+
+def find_level_floor(points: np.ndarray, may_be_floor: np.ndarray, normal: np.ndarray,
+                     up: np.ndarray | None = None) -> Plane | None:
+    """
+    Return the plane of the lowest level surface, None where there is none.
+
+    :param points, up: see `find_floor`.
+    :param may_be_floor: (H, W) bool: what is nothing else by its class. A bed that fills the view
+        is level, and no floor.
+    :param normal: (H, W, 3).
+    """
+    # Without a transform a camera is taken to be upright by and large: its y axis points down.
+    facing = normal @ (np.array([0.0, -1.0, 0.0]) if up is None else up)
+    level = np.isfinite(points[2]) & may_be_floor & (facing > _FACING)
+    found = np.flatnonzero(level)
+    if not len(found):
+        return None
+    heights = normal[level].mean(axis=0) @ _take(points, found)
+    return _floor_through(points, found[heights < np.percentile(heights, 5) + 0.1], up)
+
+
+def _floor_through(points: np.ndarray, found: np.ndarray, up: np.ndarray | None) -> Plane | None:
+    """Return the plane through the points of the flat indices `found` (N,), None of too few."""
     if len(found) < _MIN_FLOOR_POINTS:
         return None
     found = _take(points, found[::len(found) // _FIT_POINTS + 1]).astype(np.float64)
     return fit_plane(found) if up is None else Plane(up, float(np.median(up @ found)))
-
-
-def _lowest_level(points: np.ndarray, wanted: np.ndarray, normal: np.ndarray,
-                  up: np.ndarray | None) -> np.ndarray:
-    """Return which of the wanted points (H, W) lie on the lowest of the level surfaces, (N,)."""
-    # Without a transform a camera is taken to be upright by and large: its y axis points down.
-    level = wanted & (normal @ (np.array([0.0, -1.0, 0.0]) if up is None else up) > _FACING)
-    found = np.flatnonzero(level)
-    if not len(found):
-        return found
-    heights = normal[level].mean(axis=0) @ _take(points, found)
-    return found[heights < np.percentile(heights, 5) + 0.1]
 
 
 def _take(points: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -168,25 +174,24 @@ def thin(points: np.ndarray, wanted: np.ndarray, voxel_size: float) -> np.ndarra
     :param wanted: (H, W) bool.
     :param voxel_size: edge of a cube in metres.
     """
-    if not wanted.any():
-        return np.empty((0, 3), points.dtype)
+    points = _take(points, np.flatnonzero(wanted))
+    if not points.size:
+        return points.T
     cells = np.floor(points / points.dtype.type(voxel_size))
-    limits = np.array([cv2.minMaxLoc(axis, wanted.view(np.uint8))[:2] for axis in cells])
-    shape = [int(high - low) + 1 for low, high in limits]
-    cells -= limits[:, 0, None, None].astype(cells.dtype)
+    cells -= cells.min(axis=1, keepdims=True)
+    shape = [int(highest) + 1 for highest in cells.max(axis=1)]
     volume = math.prod(shape)
     if volume > _MAX_TABLE:  # Of more cells a float32 cannot tell the numbers apart.
-        cells = np.where(wanted, cells, 0).astype(np.int64)
+        cells = cells.astype(np.int64)
     x, y, z = cells
     # In this order neighbours in a row of the image are neighbours in the table too.
     keys = (z * shape[1] + y) * shape[0] + x
-    np.copyto(keys, -1, where=~wanted)
     # Neighbours mostly share their voxel; what is not the first in it need not be looked up.
-    is_first = wanted.copy()
-    is_first[:, 1:] &= keys[:, 1:] != keys[:, :-1]
-    is_first[1:] &= keys[1:] != keys[:-1]
+    is_first = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=is_first[1:])
     candidates = np.flatnonzero(is_first)
-    return _take(points, candidates[_first_of_each(keys.ravel().take(candidates), volume)]).T
+    return points.take(
+        candidates[_first_of_each(keys.take(candidates), volume)], axis=1).T
 
 
 def _first_of_each(keys: np.ndarray, volume: int) -> np.ndarray:

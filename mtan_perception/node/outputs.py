@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
+from rclpy.node import PublisherEventCallbacks  # The module it comes from has two names.
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -125,4 +126,7 @@ def create_publisher(node: LifecycleNode, message_type: type, topic: str, latche
     return node.create_lifecycle_publisher(
         message_type, f'~/{topic}',
         QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=durability),
-        qos_overriding_options=QoSOverridingOptions.with_default_policies())
+        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        # What they tell, a subscriber that asks for another QoS, that subscriber is told as well;
+        # and each time that rclpy waits, for each of them it takes as long as for a subscription.
+        event_callbacks=PublisherEventCallbacks(use_default_callbacks=False))

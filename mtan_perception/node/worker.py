@@ -9,8 +9,8 @@ import threading
 import time
 from typing import Any
 
-_HAND_OVER = 0.0005
-"""Seconds in which a waiting thread wakes up."""
+_HAND_OVER = 0.003
+"""Seconds in which a waiting thread wakes up and brings a frame to the network."""
 
 
 class Worker:
@@ -64,8 +64,8 @@ class Worker:
             self._dropped[slot] += slot in self._frames
             self._frames[slot] = frame
             self._changed.notify()
-        # The interpreter is the thread's now. Else it would be kept by what rclpy does to wait for
-        # the next message, which takes most of a millisecond.
+        # The interpreter is the thread's now. Else it would be shared with what rclpy does to wait
+        # for the next message, which takes most of a millisecond.
         time.sleep(_HAND_OVER)
 
     def clear(self) -> None:

@@ -41,7 +41,7 @@ def draw(evaluation: Evaluation, labels: LabelSet | None,
         pictures['normal_angle'] = _angles(evaluation)
     frames = evaluation.worst_frames()
     if frames:
-        palette = None if labels is None else labels.palette()
+        palette = None if labels is None else labels.palette
         pictures['worst_frames'] = contact_sheet([_row(frame, palette) for frame in frames],
                                                  labels)
     return pictures

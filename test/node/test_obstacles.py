@@ -9,6 +9,7 @@ from mtan_perception.node import obstacles
 from mtan_perception.node.obstacles import (
     class_ids,
     find_floor,
+    find_level_floor,
     find_obstacles,
     fit_plane,
     Plane,
@@ -55,8 +56,8 @@ def scene(box_height: float):
 @pytest.mark.parametrize('by_class', [True, False])
 def test_the_floor_is_found_by_class_or_by_its_normals(known_up, by_class):
     points, normal, top, front = scene(0.3)
-    everywhere = np.ones(SIZE, bool)
-    floor = find_floor(points, by_class & ~top & ~front, everywhere, normal, known_up)
+    floor = (find_floor(points, ~top & ~front, known_up) if by_class
+             else find_level_floor(points, np.ones(SIZE, bool), normal, known_up))
     assert np.degrees(np.arccos(min(1, floor.normal @ up()))) < 0.05
     assert -floor.offset == pytest.approx(HEIGHT, abs=1e-3), 'the camera is above the floor'
 
@@ -114,10 +115,12 @@ def test_the_fit_of_points_that_are_no_plane_is_one_all_the_same(points):
 def test_no_floor_is_found_where_there_is_none():
     points, normal, *_ = scene(0.3)
     nowhere = np.zeros(SIZE, bool)
-    assert find_floor(np.full_like(points, np.nan), ~nowhere, ~nowhere, normal) is None
-    assert find_floor(points, nowhere, ~nowhere, None) is None
+    unknown = np.full_like(points, np.nan)
+    assert find_floor(points, nowhere) is None
+    assert find_floor(unknown, ~nowhere) is None
+    assert find_level_floor(unknown, ~nowhere, normal) is None
     wall = np.broadcast_to(np.float32((0, 0, -1)), normal.shape)
-    assert find_floor(points, nowhere, ~nowhere, wall) is None
+    assert find_level_floor(points, ~nowhere, wall) is None
 
 
 @pytest.mark.parametrize('known_up', [None, up()])
@@ -126,8 +129,8 @@ def test_a_level_surface_that_is_something_else_by_class_is_no_floor(known_up):
     points, normal, top, front = scene(0.3)
     points[:, ~top & ~front] = np.nan
     nowhere = np.zeros(SIZE, bool)
-    assert find_floor(points, nowhere, nowhere, normal, known_up) is None
-    box = find_floor(points, nowhere, ~nowhere, normal, known_up)
+    assert find_level_floor(points, nowhere, normal, known_up) is None
+    box = find_level_floor(points, ~nowhere, normal, known_up)
     assert -box.offset == pytest.approx(HEIGHT - 0.3, abs=1e-3), 'it is what no class speaks for'
 
 
@@ -135,7 +138,7 @@ def test_a_level_surface_that_is_something_else_by_class_is_no_floor(known_up):
 def test_a_box_above_the_limit_is_an_obstacle_and_the_floor_is_not(box_height):
     points, normal, top, front = scene(box_height)
     is_floor = ~top & ~front
-    floor = find_floor(points, is_floor, is_floor, normal)
+    floor = find_floor(points, is_floor)
     found = find_obstacles(points, is_floor, np.zeros(SIZE, bool), normal, floor, 0.05)
     assert top.sum() > 100 and front.sum() > 20
     np.testing.assert_array_equal(found, top | front)
