@@ -76,36 +76,40 @@ def correct_depth(depth: np.ndarray, focal_length: float,
     return depth * (focal_length / learnt_focal_length)
 
 
-def pixel_rays(size: tuple[int, int], intrinsics: np.ndarray,
-               dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
+def pixel_rays(size: tuple[int, int], intrinsics: np.ndarray, dtype: DTypeLike,
+               stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """
     Return x (W,) and y (H, 1) of the ray (x, y, 1) through each pixel of a (H, W) image.
 
     The centre of pixel (row v, column u) is at (u, v), as in depth_image_proc. The arrays are kept
     for the next call, and read-only.
+
+    :param stride: of an image of which every so many-th row and column is left; `intrinsics` are
+        those of the whole.
     """
     return _pixel_rays(size, *(float(intrinsics[row][column]) for row, column in
-                               ((0, 0), (1, 1), (0, 2), (1, 2))), np.dtype(dtype))
+                               ((0, 0), (1, 1), (0, 2), (1, 2))), np.dtype(dtype), stride)
 
 
 @functools.lru_cache(maxsize=8)  # a camera's clouds, for each of its frames
 def _pixel_rays(size: tuple[int, int], fx: float, fy: float, cx: float, cy: float,
-                dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+                dtype: np.dtype, stride: int) -> tuple[np.ndarray, np.ndarray]:
     height, width = size
-    x, y = (((np.arange(length) - centre) / focal_length).astype(dtype)
+    x, y = (((stride * np.arange(length) - centre) / focal_length).astype(dtype)
             for length, centre, focal_length in ((width, cx, fx), (height, cy, fy)))
     x.flags.writeable = y.flags.writeable = False
     return x, y[:, None]
 
 
-def back_project(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+def back_project(depth: np.ndarray, intrinsics: np.ndarray, stride: int = 1) -> np.ndarray:
     """
     Return the point of each pixel in metres, (3, H, W): all x, all y, all z.
 
     :param depth: (H, W) along z; an unknown one (NaN) gives a point of NaNs. Its type is kept.
+    :param intrinsics, stride: see `pixel_rays`.
     """
     points = np.empty((3, *depth.shape), depth.dtype)
-    right, down = pixel_rays(depth.shape, intrinsics, depth.dtype)
+    right, down = pixel_rays(depth.shape, intrinsics, depth.dtype, stride)
     np.multiply(depth, right, out=points[0])
     np.multiply(depth, down, out=points[1])
     points[2] = depth

@@ -8,7 +8,7 @@ import functools
 import cv2
 import numpy as np
 
-from mtan_perception.labels import LabelSet
+from mtan_perception.labels import LabelSet, UNLABELLED
 
 _BACKGROUND = (24, 26, 30)
 _INK = (222, 224, 228)
@@ -31,9 +31,9 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray,
     `alpha` is the weight of the colours: 0 leaves the image, 1 the mask.
     """
     blended = cv2.addWeighted(image, 1 - alpha, color_mask(label, palette), alpha, 0)
-    unlabelled = cv2.compare(label, 255, cv2.CMP_EQ)
-    if not cv2.countNonZero(unlabelled):
+    if label.max() < UNLABELLED:
         return blended
+    unlabelled = cv2.compare(label, UNLABELLED, cv2.CMP_EQ)
     return cv2.copyTo(np.ascontiguousarray(image), unlabelled, blended)
 
 
@@ -43,11 +43,13 @@ def color_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.nda
 
     Depth outside [min_depth, max_depth] takes the colour of the nearer end.
     """
-    known, scale = cv2.compare(depth, depth, cv2.CMP_EQ), 255 / (max_depth - min_depth)
+    scale = 255 / (max_depth - min_depth)
     # A sum of one: it scales, rounds and keeps to 0..255 in one pass.
     level = cv2.addWeighted(depth, -scale, depth, 0, max_depth * scale, dtype=cv2.CV_8U)
     color = color_mask(level, _turbo())
-    return color if cv2.countNonZero(known) == known.size else cv2.copyTo(color, known)
+    if np.isfinite(depth.min()):  # NaN where any is
+        return color
+    return cv2.copyTo(color, cv2.compare(depth, depth, cv2.CMP_EQ))
 
 
 @functools.cache

@@ -124,14 +124,15 @@ class Camera:
         qos = QoSProfile(
             depth=1, reliability=qos_profile_sensor_data.reliability,
             durability=qos_profile_sensor_data.durability)
+        # In this order: of what has come together, rclpy takes the first subscription's first.
         self._subscriptions = [
-            self._node.create_subscription(
-                message_type, topic, self._on_image, qos, qos_overriding_options=overrides),
             self._node.create_subscription(
                 CameraInfo, f'{prefix}camera_info', self._on_camera_info, qos_profile_sensor_data,
                 qos_overriding_options=overrides),
+            self._node.create_subscription(
+                message_type, topic, self._on_image, qos, qos_overriding_options=overrides),
         ]
-        self.image_topic, self._camera_info_topic = (
+        self._camera_info_topic, self.image_topic = (
             subscription.topic_name for subscription in self._subscriptions)
         self._subscribed = self._last_image = time.monotonic()
         self._is_silent = False

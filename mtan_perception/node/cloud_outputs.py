@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from sensor_msgs.msg import PointCloud2, PointField
 
-from mtan_perception.geometry import back_project, scale_intrinsics
+from mtan_perception.geometry import back_project
 from mtan_perception.inference import Prediction
 from mtan_perception.labels import UNLABELLED
 from mtan_perception.node.clouds import (
@@ -94,12 +94,12 @@ def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: 
     stride = settings.obstacles_stride
     depth, normal, label = every_nth(
         stride, prediction.depth, prediction.normal, prediction.label)
-    intrinsics = scale_intrinsics(intrinsics, 1 / stride)
     if normal is not None:
-        depth = leave_out_grazing(depth, normal, intrinsics, settings.points_max_edge_angle)
+        depth = leave_out_grazing(
+            depth, normal, intrinsics, settings.points_max_edge_angle, stride)
     if label is None:
         label = np.full(depth.shape, UNLABELLED, np.uint8)
-    points = back_project(depth, intrinsics)
+    points = back_project(depth, intrinsics, stride)
     classes = _classes(settings, names)
     is_floor, is_ceiling = look_up(classes.floor, label), look_up(classes.ceiling, label)
     up = None if base is None else base.normal

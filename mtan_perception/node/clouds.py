@@ -10,7 +10,7 @@ import math
 import cv2
 import numpy as np
 
-from mtan_perception.geometry import back_project, pixel_rays, scale_intrinsics
+from mtan_perception.geometry import back_project, pixel_rays
 from mtan_perception.inference import Prediction
 from mtan_perception.labels import UNLABELLED
 
@@ -81,17 +81,18 @@ def fill_cloud(prediction: Prediction, intrinsics: np.ndarray, options: CloudOpt
     image, depth, normal, label, confidence = every_nth(
         options.stride, prediction.image, prediction.depth, prediction.normal, prediction.label,
         prediction.confidence)
-    intrinsics, size = scale_intrinsics(intrinsics, 1 / options.stride), depth.shape
+    size = depth.shape
     cloud = np.empty(size, POINT) if memory is None else np.frombuffer(memory, POINT).reshape(size)
     if label is None:
         label, confidence = np.full(size, UNLABELLED, np.uint8), np.zeros(size, np.uint8)
     if normal is None:
         normal = np.full((*size, 3), np.nan, np.float32)
     else:
-        depth = leave_out_grazing(depth, normal, intrinsics, options.max_edge_angle)
+        depth = leave_out_grazing(
+            depth, normal, intrinsics, options.max_edge_angle, options.stride)
     if options.kept is not None:
         depth = np.where(look_up(options.kept, label), depth, np.float32(np.nan))
-    x, y, z = back_project(depth, intrinsics)
+    x, y, z = back_project(depth, intrinsics, options.stride)
     rgb = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGRA)
     rgb[..., 3] = 0
     nothing = np.zeros(size, np.uint8)
@@ -116,21 +117,24 @@ def look_up(chosen: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def leave_out_grazing(depth: np.ndarray, normal: np.ndarray, intrinsics: np.ndarray,
-                      max_angle: float) -> np.ndarray:
+                      max_angle: float, stride: int = 1) -> np.ndarray:
     """Return the depth (H, W), NaN where `faces_camera` says no; an angle of 90 leaves all in."""
     if max_angle >= 90:
         return depth
-    seen = faces_camera(normal, intrinsics, max_angle)
+    seen = faces_camera(normal, intrinsics, max_angle, stride)
     return np.where(seen, depth, np.float32(np.nan))
 
 
-def faces_camera(normal: np.ndarray, intrinsics: np.ndarray, max_angle: float) -> np.ndarray:
+def faces_camera(normal: np.ndarray, intrinsics: np.ndarray, max_angle: float,
+                 stride: int = 1) -> np.ndarray:
     """
     Tell where a surface is seen at no more than `max_angle` degrees from its normal, (H, W).
 
     The depth of what is seen edge-on is a guess between two surfaces: a point flying in between.
+
+    :param intrinsics, stride: see `pixel_rays`.
     """
-    x, y = pixel_rays(normal.shape[:2], intrinsics, normal.dtype)
+    x, y = pixel_rays(normal.shape[:2], intrinsics, normal.dtype, stride)
     cosine = normal[..., 0] * x + normal[..., 1] * y + normal[..., 2]
     length = np.sqrt(x * x + y * y + 1)
     return -cosine >= math.cos(math.radians(max_angle)) * length
