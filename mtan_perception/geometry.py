@@ -110,7 +110,8 @@ def back_project(depth: np.ndarray, intrinsics: np.ndarray, stride: int = 1) -> 
     """
     points = np.empty((3, *depth.shape), depth.dtype)
     right, down = pixel_rays(depth.shape, intrinsics, depth.dtype, stride)
-    np.multiply(depth, right, out=points[0])
-    np.multiply(depth, down, out=points[1])
-    points[2] = depth
+    x, y, z = points
+    z[:] = depth  # First: what follows is faster from contiguous memory.
+    np.multiply(z, right, out=x)
+    np.multiply(z, down, out=y)
     return points

@@ -104,6 +104,7 @@ class Camera:
         self._frame_id: str | None = None
         self._floor: Plane | None = None
         self._points: PointCloud2 | None = None
+        self._obstacles: PointCloud2 | None = None
 
     # -- Inputs ------------------------------------------------------------------------------
 
@@ -157,7 +158,7 @@ class Camera:
 
     def read(self, frame: Frame, settings: Settings) -> Shot:
         """
-        Decode a frame, and publish the CameraInfo of its outputs.
+        Decode a frame, and scale its CameraInfo.
 
         :raises ImageError: for an image that cannot be decoded.
         """
@@ -169,8 +170,6 @@ class Camera:
         self._check_frame_id(header.frame_id)
         with self._stage('camera_info', stages):
             calibration = self._calibrate(image.shape[:2], settings.input_size)
-            if calibration is not None:
-                self.outputs.publish_camera_info(header, calibration.camera_info)
         return Shot(frame, image, frozenset(tasks), calibration, stages)
 
     def publish(self, shot: Shot, prediction: Prediction, settings: Settings,
@@ -178,6 +177,8 @@ class Camera:
         """Fill and publish what somebody reads."""
         stages = shot.stages | prediction.timings
         with self._stage('fill', stages):
+            if shot.calibration is not None:
+                self.outputs.publish_camera_info(shot.header, shot.calibration.camera_info)
             if prediction.depth is not None and settings.depth_scale != 1:
                 prediction.depth *= np.float32(settings.depth_scale)
             self.outputs.publish_images(
@@ -221,13 +222,14 @@ class Camera:
             self.outputs.publish(self.outputs.points, self._points)
         if self.outputs.obstacles.get_subscription_count():
             base = self._base_plane(shot.header, settings)
-            message, self._floor = obstacles_message(
-                prediction, intrinsics, settings, names, shot.header, base, self._floor)
+            self._obstacles, self._floor = obstacles_message(
+                prediction, intrinsics, settings, names, shot.header, base, self._floor,
+                self._obstacles)
             if self._floor is None:
                 self._report_warning(
                     'obstacles', 'no floor is in view and TF does not say where up is, so '
                     'obstacles are told by class alone; show the camera some floor')
-            self.outputs.publish(self.outputs.obstacles, message)
+            self.outputs.publish(self.outputs.obstacles, self._obstacles)
 
     def _base_plane(self, header, settings: Settings) -> Plane | None:
         plane, problem = self._gravity.base_plane(

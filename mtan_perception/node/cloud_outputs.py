@@ -65,17 +65,15 @@ def points_message(prediction: Prediction, intrinsics: np.ndarray, settings: Set
     :param prediction: with depth.
     :param intrinsics: (3, 3) of the prediction's size.
     :param names: of the classes, in the order of their ids.
-    :param used: a message that has been published; if it has the size, it is filled anew.
+    :param used: a message that has been published, to be filled anew.
     """
     options = CloudOptions(
         settings.points_stride, _classes(settings, names).kept, settings.points_max_edge_angle)
-    size = cloud_size(prediction, options)
-    if used is not None and (used.height, used.width) == size:
-        message = used
-        message.header = header
-    else:
-        message = cloud_message(size, POINT, header)
-        append_zeros(message.data, message.height * message.row_step)
+    message = cloud_message(cloud_size(prediction, options), POINT, header, used)
+    size = message.height * message.row_step
+    if len(message.data) != size:
+        del message.data[:]
+        append_zeros(message.data, size)
     # Filled in place: another pass over its megabytes would take half as long again.
     fill_cloud(prediction, intrinsics, options, message.data)
     return message
@@ -83,7 +81,8 @@ def points_message(prediction: Prediction, intrinsics: np.ndarray, settings: Set
 
 def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: Settings,
                       names: tuple[str, ...], header, base: Plane | None,
-                      last_floor: Plane | None) -> tuple[PointCloud2, Plane | None]:
+                      last_floor: Plane | None,
+                      used: PointCloud2 | None = None) -> tuple[PointCloud2, Plane | None]:
     """
     Fill `~/obstacles`, as `points_message` does.
 
@@ -110,23 +109,29 @@ def obstacles_message(prediction: Prediction, intrinsics: np.ndarray, settings: 
     found = find_obstacles(
         points, is_floor, is_ceiling, normal, floor, settings.obstacles_min_height)
     thinned = np.ascontiguousarray(thin(points, found, settings.obstacles_voxel_size))
-    message = cloud_message((len(thinned),), _XYZ, header)
+    message = cloud_message((len(thinned),), _XYZ, header, used)
+    del message.data[:]
     append_bytes(message.data, thinned)
     return message, floor
 
 
-def cloud_message(shape: tuple[int, ...], point: np.dtype, header) -> PointCloud2:
+def cloud_message(shape: tuple[int, ...], point: np.dtype, header,
+                  used: PointCloud2 | None = None) -> PointCloud2:
     """
-    Return a sensor_msgs/PointCloud2 without padding between rows, its `data` still empty.
+    Return a sensor_msgs/PointCloud2 without padding between rows, its `data` yet to be filled.
 
     :param shape: (H, W), organised, where some points may be NaN, or (N,), all of them known.
     :param point: structured, of float32 and uint8 fields.
+    :param used: an earlier message of such points, to be used again; it still has its data.
     """
-    height, width = shape if len(shape) == 2 else (1, *shape)
-    return PointCloud2(
-        header=header, height=height, width=width, is_bigendian=False, is_dense=len(shape) == 1,
-        point_step=point.itemsize, row_step=point.itemsize * width,
-        fields=_fields(point))
+    message = used
+    if message is None:
+        message = PointCloud2(is_bigendian=False, is_dense=len(shape) == 1,
+                              point_step=point.itemsize, fields=_fields(point))
+    message.header = header
+    message.height, message.width = shape if len(shape) == 2 else (1, *shape)
+    message.row_step = message.point_step * message.width
+    return message
 
 
 @functools.cache

@@ -178,7 +178,7 @@ def _high_bytes(rows: np.ndarray, bits: int, is_bigendian: bool) -> np.ndarray:
 def _rgb_view(rows: np.ndarray, channels: int, order: slice) -> np.ndarray:
     """View H×(W·C) values as H×W×3; a grey value stands for all three."""
     image = rows.reshape(rows.shape[0], -1, channels)[..., order]
-    return np.broadcast_to(image, (*image.shape[:2], 3))
+    return np.broadcast_to(image, (*image.shape[:2], 3)) if channels == 1 else image
 
 
 def _float_to_uint8(message, pixel_bytes: int) -> np.ndarray:

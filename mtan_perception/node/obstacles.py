@@ -199,8 +199,8 @@ def _first_of_each(keys: np.ndarray, volume: int) -> np.ndarray:
     if volume > _MAX_TABLE:
         return np.sort(np.unique(keys, return_index=True)[1])
     # A table of the voxels, in which the first of their points are written last: no sorting.
-    keys = keys.astype(np.int32)
+    keys = keys.astype(np.intp)
     places = np.arange(len(keys), dtype=np.min_scalar_type(len(keys)))
     table = np.empty(volume, places.dtype)
     table[keys[::-1]] = places[::-1]
-    return np.flatnonzero(table[keys] == places)
+    return np.flatnonzero(table.take(keys) == places)

@@ -11,6 +11,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.node import PublisherEventCallbacks  # The module it comes from has two names.
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from mtan_perception.inference import Prediction
@@ -111,9 +112,11 @@ class Outputs:
     def publish_camera_info(self, header, camera_info: CameraInfo) -> None:
         """Publish the intrinsics at the size of the outputs, under the input's header."""
         camera_info.header = header
-        for publisher in self._camera_infos:
-            if publisher.get_subscription_count():
-                self.publish(publisher, camera_info)
+        wanted = [p for p in self._camera_infos if p.get_subscription_count()]
+        if wanted:
+            message = serialize_message(camera_info)
+            for publisher in wanted:
+                self.publish(publisher, message)
 
 
 def create_publisher(node: LifecycleNode, message_type: type, topic: str, latched: bool = False):
