@@ -177,8 +177,7 @@ class Camera:
         """Fill and publish what somebody reads."""
         stages = shot.stages | prediction.timings
         with self._stage('fill', stages):
-            if shot.calibration is not None:
-                self.outputs.publish_camera_info(shot.header, shot.calibration.camera_info)
+            self.publish_camera_info(shot)
             if prediction.depth is not None and settings.depth_scale != 1:
                 prediction.depth *= np.float32(settings.depth_scale)
             self.outputs.publish_images(
@@ -191,6 +190,12 @@ class Camera:
         logger = self._node.get_logger()
         if logger.is_enabled_for(LoggingSeverity.DEBUG):
             logger.debug(describe_stages(shot.header.stamp, latency, stages))
+
+    def publish_camera_info(self, shot: Shot) -> None:
+        """Publish the CameraInfo of a shot's outputs, where one is known and somebody reads it."""
+        # Just before the images: what publishing needs is then fetched into the caches once.
+        if shot.calibration is not None:
+            self.outputs.publish_camera_info(shot.header, shot.calibration.camera_info)
 
     @contextmanager
     def _stage(self, name: str, stages: dict[str, float]) -> Iterator[None]:

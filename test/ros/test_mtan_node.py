@@ -125,6 +125,9 @@ def test_no_subscriber_no_work(robot, collect, spin_until):
         robot.pause(0.1)
     assert spin_until(lambda: robot.counts('images received', 5))
     assert robot.says('frames published', '^0$')
+    robot.exchange(collect(CameraInfo, '/mtan/depth/camera_info'))
+    robot.pause(1.5)
+    assert robot.says('frames published', '^0$'), 'a CameraInfo alone needs no network'
     depth = collect(Image, '/mtan/depth/image_rect')
     robot.exchange(depth)
     assert spin_until(lambda: robot.says('tasks with a subscriber', '^depth$'))
