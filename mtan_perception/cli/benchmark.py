@@ -20,7 +20,7 @@ _QUICK_SIZES = '96x128'
 _MIN_SIZE = 32
 _MAX_ROUNDS = _MAX_FRAMES = 1000
 # One task's share of the time is asked for to a hundredth.
-_SINGLE_ROUNDS = 4
+_SINGLE_ROUNDS = 3
 # The compilers take minutes on a CPU: ours is left to who asks for it.
 _LEFT_OUT = ('ours/compile',)
 _NODE_SIZES = ((480, 640), (720, 1280))
@@ -53,9 +53,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                         help=f"the network's (default {_SIZES}, with --quick {_QUICK_SIZES})")
     parser.add_argument('--contenders', metavar='NAME,...',
                         help='by default all that can run, without ours/compile')
-    parser.add_argument('--rounds', type=int, default=5,
-                        help="the network's, at the first size; four times as many for one task "
-                             'alone, half as many at other sizes (default %(default)s)')
+    parser.add_argument('--rounds', type=int, default=8,
+                        help="the network's, at the first size; three times as many for one "
+                             'task alone, half as many at other sizes (default %(default)s)')
     parser.add_argument('--patience', type=float, default=150, metavar='SECONDS',
                         help='give up on what takes longer to build (default %(default)s)')
     parser.add_argument('--frames', type=int, default=120,
