@@ -371,6 +371,19 @@ def test_camera_info_that_does_not_fit(robot, collect):
     robot.exchange(infos)
 
 
+def test_an_image_goes_with_the_camera_info_that_came_just_before_it(robot, collect, spin_until):
+    """As from a zoom lens."""
+    infos = collect(CameraInfo, '/mtan/depth/camera_info')
+    robot.start()
+    robot.camera_info = camera_info()
+    robot.exchange(infos)
+    for focal in range(60, 90):
+        robot.camera_info = camera_info(focal=float(focal))
+        sent = robot.send()
+        assert spin_until(lambda s=sent: stamp(infos[-1]) == s, 5)
+        assert infos[-1].k[0] == pytest.approx(focal / 2)
+
+
 def test_a_start_with_a_parameter_file_that_is_not_there_ends_with_the_reason(start_process):
     child = start_process(MODULE, '--ros-args', '--params-file', '/nowhere.yaml')
     assert child.wait(30) == 1
