@@ -84,8 +84,8 @@ def pixel_rays(size: tuple[int, int], intrinsics: np.ndarray, dtype: DTypeLike,
     The centre of pixel (row v, column u) is at (u, v), as in depth_image_proc. The arrays are kept
     for the next call, and read-only.
 
-    :param stride: of an image of which every so many-th row and column is left; `intrinsics` are
-        those of the whole.
+    :param stride: the image is every `stride`-th row and column of the one that the intrinsics
+        belong to.
     """
     return _pixel_rays(size, *(float(intrinsics[row][column]) for row, column in
                                ((0, 0), (1, 1), (0, 2), (1, 2))), np.dtype(dtype), stride)
