@@ -40,6 +40,7 @@ class Worker:
         self._min_period = 0.0
         self._last_due = 0.0
         self._stopping = False
+        self._is_idle = False
         # A daemon: a forward pass in flight must not hold up the end of the process.
         self._thread = threading.Thread(target=self._run, name='worker', daemon=True)
         self._thread.start()
@@ -61,12 +62,14 @@ class Worker:
     def offer(self, frame: Any, slot: str = '') -> None:
         """Put a frame into a slot, and let the thread begin with it; blocks for no longer."""
         with self._changed:
+            is_idle = self._is_idle
             self._dropped[slot] += slot in self._frames
             self._frames[slot] = frame
             self._changed.notify()
-        # The interpreter is the thread's now. Else it would be shared with what rclpy does to wait
-        # for the next message, which takes most of a millisecond.
-        time.sleep(_HAND_OVER)
+        if is_idle:
+            # The interpreter is the thread's now. Else it would be shared with what rclpy does to
+            # wait for the next message, which takes most of a millisecond.
+            time.sleep(_HAND_OVER)
 
     def clear(self) -> None:
         """Empty every slot."""
@@ -97,8 +100,10 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._changed:
+                self._is_idle = True
                 while not (self._stopping or self._jobs or self._frame_is_due()):
                     self._changed.wait(self._wait_time())
+                self._is_idle = False
                 if self._stopping:
                     return
                 job = self._jobs.pop(0) if self._jobs else None

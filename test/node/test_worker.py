@@ -52,6 +52,15 @@ def test_only_the_newest_frame_is_kept(worker, recorder):
     assert worker.dropped() == 8
 
 
+def test_whoever_offers_while_it_is_busy_does_not_wait(worker, recorder):
+    worker.offer(0)
+    assert recorder.entered.acquire(timeout=5)
+    start = time.monotonic()
+    for frame in range(100):
+        worker.offer(frame)
+    assert time.monotonic() - start < 0.1
+
+
 def test_a_fast_slot_never_keeps_another_waiting(worker, recorder):
     """What waits in all slots is taken together, the newest of each."""
     worker.offer('front 0', 'front')
