@@ -59,7 +59,7 @@ def test_the_subsets_and_other_sizes_are_measured_with_the_fastest():
         measure, processes, images, names, 5, with_subsets=True)
     assert set(processes) == {*names, 'ours/openvino again'}
     assert calls[0] == (names, (1, 3, 8, 16), 3, 5)
-    assert [call[2:] for call in calls[1:-1]] == [(1, 20)] * 3 + [(2, 5)] * 3
+    assert [call[2:] for call in calls[1:-1]] == [(1, 15)] * 3 + [(2, 5)] * 3
     assert all(call[0] == ['ours/openvino'] for call in calls[1:-1])
     assert calls[-1] == (
         ['original/eager', 'original/openvino', 'ours/openvino'], (1, 3, 16, 32), 3, 3)
