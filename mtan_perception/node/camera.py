@@ -158,7 +158,7 @@ class Camera:
 
     def read(self, frame: Frame, settings: Settings) -> Shot:
         """
-        Decode a frame, and scale its CameraInfo.
+        Decode a frame, and scale its CameraInfo, which is published where nothing else is read.
 
         :raises ImageError: for an image that cannot be decoded.
         """
@@ -170,6 +170,8 @@ class Camera:
         self._check_frame_id(header.frame_id)
         with self._stage('camera_info', stages):
             calibration = self._calibrate(image.shape[:2], settings.input_size)
+            if not tasks:
+                self._publish_camera_info(header, calibration)
         return Shot(frame, image, frozenset(tasks), calibration, stages)
 
     def publish(self, shot: Shot, prediction: Prediction, settings: Settings,
@@ -177,7 +179,8 @@ class Camera:
         """Fill and publish what somebody reads."""
         stages = shot.stages | prediction.timings
         with self._stage('fill', stages):
-            self.publish_camera_info(shot)
+            # Just before the images: what publishing needs is fetched into the caches once then.
+            self._publish_camera_info(shot.header, shot.calibration)
             if prediction.depth is not None and settings.depth_scale != 1:
                 prediction.depth *= np.float32(settings.depth_scale)
             self.outputs.publish_images(
@@ -191,11 +194,9 @@ class Camera:
         if logger.is_enabled_for(LoggingSeverity.DEBUG):
             logger.debug(describe_stages(shot.header.stamp, latency, stages))
 
-    def publish_camera_info(self, shot: Shot) -> None:
-        """Publish the CameraInfo of a shot's outputs, where one is known and somebody reads it."""
-        # Just before the images: what publishing needs is then fetched into the caches once.
-        if shot.calibration is not None:
-            self.outputs.publish_camera_info(shot.header, shot.calibration.camera_info)
+    def _publish_camera_info(self, header, calibration: Calibration | None) -> None:
+        if calibration is not None:
+            self.outputs.publish_camera_info(header, calibration.camera_info)
 
     @contextmanager
     def _stage(self, name: str, stages: dict[str, float]) -> Iterator[None]:

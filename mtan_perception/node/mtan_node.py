@@ -222,8 +222,6 @@ class MtanNode(LifecycleNode):
                 shot = frame.camera.read(frame, settings)
                 if shot.tasks:
                     groups.setdefault(shot.tasks, []).append(shot)
-                else:
-                    frame.camera.publish_camera_info(shot)
         for tasks, shots in groups.items():
             self._process_shots(tasks, shots, engine, settings)
 

@@ -131,6 +131,8 @@ def test_no_subscriber_no_work(robot, collect, spin_until):
     depth = collect(Image, '/mtan/depth/image_rect')
     robot.exchange(depth)
     assert spin_until(lambda: robot.says('tasks with a subscriber', '^depth$'))
+    assert spin_until(lambda: robot.says('camera_info (ms)', '.'))
+    assert not robot.says('camera_info (ms)', '-'), 'publishing counts for its own frame'
     mask = collect(Image, '/mtan/segmentation/mask')
     robot.exchange(mask)
     assert spin_until(lambda: robot.says('tasks with a subscriber', '^depth, segmentation$'))
