@@ -3,6 +3,7 @@
 """A small data set in memory, and a training on it that torchrun can start."""
 
 from dataclasses import replace
+import os
 import sys
 
 import torch
@@ -86,9 +87,12 @@ def combine_conflicting(out):
         combine_gradients([parameter @ direction for direction in step], [parameter], pcgrad)
         gradients.append(parameter.grad)
     torch.save(torch.stack(gradients), f'{out}/gradients_{rank}.pt')
+    distributed.stop()
 
 
 if __name__ == '__main__':
     train_both(sys.argv[1])
     train_mixed(sys.argv[1])
     combine_conflicting(sys.argv[1])
+    sys.stdout.flush()
+    os._exit(0)  # In the interpreter's own way out a thread of torch's may abort.
