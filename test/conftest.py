@@ -2,7 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for all tests."""
 
+import os
+
 import pytest
+import torch
+
+# Without a GPU Triton's kernels are interpreted. It looks here when it is imported, as torchvision
+# does for one.
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'
 
 
 @pytest.fixture(autouse=True, scope='session')

@@ -27,6 +27,7 @@ from mtan_perception.inference.backends import (
     openvino_backend,
     torch_backend,
 )
+from mtan_perception.inference.backends.cuda_graphs import CudaGraphs
 from mtan_perception.inference.convolution import (
     AtrousConvolution,
     SplitConvolution,
@@ -553,7 +554,7 @@ class HostTensors(TorchDispatchMode):
 @pytest.mark.parametrize('axes', ['optical', 'nyu'])
 def test_a_cuda_graph_has_no_copy_from_the_host(axes, monkeypatch):
     """It could not be captured. Tensors without content tell where each of them would be."""
-    for check in ('_large_weight', '_large_features'):  # no numbers to look at
+    for check in ('large_weight', 'large_features'):  # no numbers to look at
         monkeypatch.setattr(half_precision, check, lambda *_: None)
     # Not in inference mode, which would hide what composite operations do.
     with FakeTensorMode(), torch.no_grad():
@@ -562,7 +563,7 @@ def test_a_cuda_graph_has_no_copy_from_the_host(axes, monkeypatch):
         x = torch.empty(1, 3, *SIZE, device='cuda:0')
         backend._network.merge()
         with HostTensors() as host:
-            images = backend._run(x, tuple(NYUV2_TASKS))
+            images = backend._run._run(x, tuple(NYUV2_TASKS))
     assert host.operations == []
     assert {name: (image.device.type, image.dtype) for name, image in images.items()} == {
         'label': ('cuda', torch.uint8), 'probability': ('cuda', torch.float32),
@@ -580,8 +581,9 @@ def test_without_a_cuda_graph_the_network_runs_all_the_same(monkeypatch, caplog)
             raise RuntimeError('CUDA error: operation not permitted when stream is capturing\n')
         finally:  # as at the end of torch.cuda.graph
             raise RuntimeError('operation failed due to a previous error during capture')
-    monkeypatch.setattr(backend, '_capture', fail)
-    backend._captures = True
+    graphs = CudaGraphs(backend._run, CPU)
+    monkeypatch.setattr(graphs, '_capture', fail)
+    monkeypatch.setattr(backend, '_run', graphs)
     x = torch.randn(1, 3, *SIZE)
     for _ in range(2):
         assert_agrees(backend(x, ('depth',)), expected(x, ['depth']))
@@ -601,8 +603,8 @@ def test_cuda_graphs_replay_with_new_images(precision, tolerance):
         x = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
         found = backend(x.cuda(), ('depth',))['depth'].cpu()
         assert (found - expected(x, ['depth'])['depth']).abs().max() < tolerance
-    assert list(backend(x.cuda(), ('normal',))) == ['normal'] and len(backend._graphs) == 2
-    assert backend._captures
+    assert list(backend(x.cuda(), ('normal',))) == ['normal'] and len(backend._run) == 2
+    assert backend._run.captures
 
 
 def test_onnxruntime_on_a_device_without_its_libraries_is_refused():

@@ -66,8 +66,8 @@ def _order(name: str, device: torch.device, precision: str) -> list[str]:
     """Return the backends to try; torch, which always can, comes last."""
     if name == 'auto' and device.type == 'cpu':
         return ['openvino', 'torch']
-    if name == 'auto':  # on CUDA torch is fastest and builds in no time
-        return ['torch']
+    if name == 'auto':
+        return ['triton', 'torch']
     return list(dict.fromkeys((name, 'torch')))
 
 
@@ -81,6 +81,11 @@ def _compiled(*arguments) -> Backend:
     return TorchBackend(*arguments, compiled=True)
 
 
+def _triton(*arguments) -> Backend:
+    from mtan_perception.inference.backends.triton_backend import TritonBackend
+    return TritonBackend(*arguments)
+
+
 def _openvino(*arguments) -> Backend:
     from mtan_perception.inference.backends.openvino_backend import OpenVINOBackend
     return OpenVINOBackend(*arguments)
@@ -92,4 +97,5 @@ def _onnxruntime(*arguments) -> Backend:
 
 
 BACKENDS: dict[str, Callable[..., Backend]] = {
-    'torch': _torch, 'compile': _compiled, 'openvino': _openvino, 'onnxruntime': _onnxruntime}
+    'torch': _torch, 'triton': _triton, 'compile': _compiled, 'openvino': _openvino,
+    'onnxruntime': _onnxruntime}

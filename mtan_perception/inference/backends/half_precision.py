@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a precision holds a network's weights and features."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import logging
 
 import torch
+from torch import Tensor
 
 from mtan_perception.inference.convolution import Convolution
 from mtan_perception.inference.devices import DTYPES
@@ -38,23 +39,30 @@ def _in_precision(load: Callable[[], MTANDeepLabv3], device: torch.device,
                   precision: str) -> tuple[OptimizedMTAN, str | None]:
     """Return the network, and what of it the precision cannot hold."""
     network = OptimizedMTAN(load(), Convolution)
-    misfit = _large_weight(network, precision)
+    misfit = large_weight(network, precision)
     network.to(device, DTYPES[precision], memory_format=torch.channels_last)
-    return network, misfit or _large_features(network, device, precision)
+    return network, misfit or large_features(network.logits, device, precision)
 
 
-def _large_weight(network: OptimizedMTAN, precision: str) -> str | None:
+def large_weight(network: OptimizedMTAN, precision: str) -> str | None:
+    """Return which weight of a network in float32 the precision cannot hold, None if it can."""
     largest = max(tensor.abs().max().item() for tensor in network.state_dict().values())
     fits = largest <= torch.finfo(DTYPES[precision]).max
     return None if fits else f'a weight of {largest:.3g} is'
 
 
 @torch.inference_mode()
-def _large_features(network: OptimizedMTAN, device: torch.device, precision: str) -> str | None:
+def large_features(logits: Callable[[Tensor], Mapping[str, Tensor]], device: torch.device,
+                   precision: str) -> str | None:
+    """
+    Return which features the precision cannot hold, None if it seems to hold all.
+
+    :param logits: the network in that precision, on the device.
+    """
     if precision != 'fp16':  # the others reach as far as float32
         return None
     noise = torch.randn(1, 3, _PROBE, _PROBE, generator=torch.Generator().manual_seed(0))
-    logits = network.logits(noise.to(device, torch.float16, memory_format=torch.channels_last))
-    if all(part.isfinite().all() for part in logits.values()):
+    found = logits(noise.to(device, torch.float16, memory_format=torch.channels_last))
+    if all(part.isfinite().all() for part in found.values()):
         return None
     return 'features of noise are'

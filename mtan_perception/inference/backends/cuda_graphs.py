@@ -1,0 +1,98 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""CUDA graphs: all kernels of a network launched at once, not each by itself."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+import logging
+
+import torch
+from torch import Tensor
+
+from mtan_perception.inference.backends.latest_used import LatestUsed
+from mtan_perception.inference.errors import BackendError
+
+_LOGGER = logging.getLogger(__name__)
+
+Run = Callable[[Tensor, tuple[str, ...]], dict[str, Tensor]]
+
+# Graphs to keep: those used last, each for a number of images, a size and a set of tasks.
+_MAX_GRAPHS = 8
+# More images at once give the device enough to do for each kernel that is launched: no graph.
+_MAX_BATCH = 4
+
+
+class CudaGraphs:
+    """
+    Replay what `run` does on a CUDA device; the results are valid until the next call.
+
+    Where no graph can be captured, a warning says why, and `run` is called as it is.
+    """
+
+    def __init__(self, run: Run, device: torch.device) -> None:
+        self._run, self._device = run, device
+        self.captures = True
+        """False once a graph could not be captured."""
+        self._graphs: LatestUsed[Callable[[Tensor], dict[str, Tensor]]] = LatestUsed(_MAX_GRAPHS)
+        self._pool: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of graphs that are kept."""
+        return len(self._graphs)
+
+    def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+        """Return the finished images of the tasks, in memory that the next call may use."""
+        if self.captures and x.shape[0] <= _MAX_BATCH:
+            try:
+                return self._graphs.use(
+                    (tuple(x.shape), tasks), lambda: self._capture(x, tasks))(x)
+            except BackendError:
+                raise
+            except RuntimeError as error:
+                # That of the kernel that could not be captured; the end of capturing fails too.
+                reason = str(error.__context__ or error).splitlines()[0]
+            self.captures = False
+            self._graphs.clear()
+            torch.cuda.empty_cache()
+            _LOGGER.warning('no CUDA graph (%s); going on without, each kernel launched by itself',
+                            reason)
+        return self._run(x, tasks)
+
+    def _capture(self, x: Tensor, tasks: tuple[str, ...]) -> Callable[[Tensor], dict[str, Tensor]]:
+        """Return a call that replays the kernels, without the time to launch each of them."""
+        _LOGGER.info('capturing a CUDA graph of %s at %dx%d', ', '.join(tasks), *x.shape[-2:])
+        run, inputs = self._run, x.clone()
+        if self._pool is None:
+            # One for all graphs: they run one at a time, and what one gives is used before the
+            # next one runs.
+            self._pool = torch.cuda.graph_pool_handle()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with _measured_kernels():
+            with torch.cuda.stream(stream):
+                for _ in range(3):  # kernels are compiled, and chosen by their time
+                    run(inputs, tasks)
+            torch.cuda.current_stream(self._device).wait_stream(stream)
+            torch.cuda.empty_cache()  # what the kernels that were not chosen worked in
+            # Without a stream of this device it would be one of the first device that was used.
+            # Where capturing fails, torch leaves it the current one: hence the outer statement.
+            with torch.cuda.stream(stream), torch.cuda.graph(
+                    graph, pool=self._pool, stream=stream):
+                outputs = run(inputs, tasks)
+
+        def replay(x: Tensor) -> dict[str, Tensor]:
+            inputs.copy_(x)
+            graph.replay()
+            return outputs
+        return replay
+
+
+@contextmanager
+def _measured_kernels() -> Iterator[None]:
+    """Let cuDNN choose its kernels by their time; outside that is the program's own choice."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -1,0 +1,79 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Triton: kernels of our own on CUDA, in half precision, as CUDA graphs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+import subprocess
+
+import torch
+from torch import Tensor
+
+from mtan_perception.inference.backends.cuda_graphs import CudaGraphs
+from mtan_perception.inference.backends.half_precision import large_features, large_weight
+from mtan_perception.inference.devices import DTYPES, is_out_of_memory
+from mtan_perception.inference.errors import BackendError
+from mtan_perception.inference.optimize import OptimizedMTAN
+from mtan_perception.network import MTANDeepLabv3
+
+# The first generation with the matrix units that the kernels are written for.
+_MIN_CAPABILITY = 8, 0
+
+
+class TritonBackend:
+    """
+    Run the optimised network by kernels that fuse what follows each convolution.
+
+    :raises BackendError: without Triton, on a device that it does not do, in another precision,
+        and for a network that the kernels or the precision do not hold.
+    """
+
+    name = 'triton'
+
+    def __init__(self, load: Callable[[], MTANDeepLabv3], device: torch.device, precision: str,
+                 axes: str) -> None:
+        if device.type != 'cuda' or precision == 'fp32':
+            raise BackendError('it computes in fp16 and bf16 on CUDA')
+        if torch.cuda.get_device_capability(device) < _MIN_CAPABILITY:
+            raise BackendError('it needs a GPU of compute capability '
+                               f"{'.'.join(map(str, _MIN_CAPABILITY))} or later")
+        try:
+            from mtan_perception.inference.backends.triton_layers import finish, unmeasured
+            from mtan_perception.inference.backends.triton_network import FusedMTAN
+        except ImportError as error:
+            raise BackendError(f'triton cannot be imported ({error}); pip install triton'
+                               ) from error
+        self.precision = precision
+        optimized = OptimizedMTAN(load())
+        misfit = large_weight(optimized, precision)
+        network = FusedMTAN(optimized, lambda buffer: buffer.to(device, DTYPES[precision]))
+        if misfit is None:
+            with unmeasured(), _launching_on(device):
+                misfit = large_features(network.logits, device, precision)
+        if misfit is not None:
+            raise BackendError(f'{misfit} out of the range of {precision}')
+
+        def run(x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+            return finish(network.logits(x, tasks), tuple(x.shape[-2:]), axes)
+        self._run, self._device = CudaGraphs(run, device), device
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+        """Return the finished images of the tasks, in memory that the next call may use."""
+        with _launching_on(self._device):
+            return self._run(x, tasks)
+
+
+@contextmanager
+def _launching_on(device: torch.device) -> Iterator[None]:
+    """Launch Triton's kernels there; BackendError where one cannot be compiled or launched."""
+    from triton.errors import TritonError
+    try:
+        with torch.cuda.device(device):
+            yield
+    except BackendError:
+        raise
+    except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        raise BackendError(f'triton: {str(error).strip().splitlines()[0]}') from error
