@@ -26,7 +26,7 @@ OVERRIDES = (
     ('weights', str, "weights: a .safetensors file, 'default' or 'random'"),
     ('device', str, 'device: auto, cpu, cuda or cuda:N'),
     ('precision', str, 'arithmetic: auto, fp32, fp16 or bf16'),
-    ('backend', str, 'what runs it: auto, torch, compile, openvino or onnxruntime'),
+    ('backend', str, 'what runs it: auto, torch, triton, compile, openvino or onnxruntime'),
     ('tasks', list[str], 'tasks to run, for example segmentation,depth'),
     ('input_height', int, 'the image is scaled to fit into this height, in pixels'),
     ('input_width', int, 'the image is scaled to fit into this width, in pixels'),

@@ -42,7 +42,8 @@ LIBRARIES = {
 }
 # Modules that are imported only where the library is there: by the backend, by the benchmark.
 MODULE_LIBRARIES = {'openvino_graph': {'openvino'}, 'openvino_convolution': {'openvino'},
-                    'original': {'torchvision'}}
+                    'original': {'torchvision'}, 'triton_kernels': {'triton'},
+                    'triton_layers': {'triton'}}
 
 
 class Import(NamedTuple):

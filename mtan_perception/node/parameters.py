@@ -55,7 +55,7 @@ SPECIFICATIONS = {
         choices=('auto', 'fp32', 'fp16', 'bf16')),
     'backend': Specification(
         'auto', 'Runtime that runs the network: auto is the fastest that can run here',
-        UNCONFIGURED, choices=('auto', 'torch', 'compile', 'openvino', 'onnxruntime')),
+        UNCONFIGURED, choices=('auto', 'torch', 'triton', 'compile', 'openvino', 'onnxruntime')),
     'image_transport': Specification(
         'raw', 'Subscribe to the image topic itself (raw) or to its /compressed', INACTIVE,
         choices=('raw', 'compressed')),

@@ -13,18 +13,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+pytest.importorskip('triton')
 from mtan_perception.inference import postprocess
 from mtan_perception.inference.backends import build_backend
+from mtan_perception.inference.backends import triton_layers as layers
 from mtan_perception.inference.backends.triton_backend import TritonBackend
+from mtan_perception.inference.backends.triton_network import FusedMTAN
 from mtan_perception.inference.convolution import Convolution
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.tasks import NYUV2_TASKS
-
-pytest.importorskip('triton')
-from mtan_perception.inference.backends import triton_layers as layers
-from mtan_perception.inference.backends.triton_network import FusedMTAN
 
 DEVICE = torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')
 
@@ -137,6 +136,22 @@ def test_some_of_the_tasks(tasks):
     branches = [expected([head[index] for head in heads[tasks]], x) for index in pyramid.order]
     assert_near(pyramid[tasks](x), torch.cat(branches, dim=-1))
     assert fused.weight.untyped_storage().nbytes() == 3 * 32 * 16 * 4
+
+
+def test_what_is_not_a_number_stays_none():
+    """So that features out of the precision's range are noticed."""
+    x = random_map(1, 16)
+    x[0, 0, 4, 5] = torch.nan
+    part = convolution(32, 16)
+    for run in ('__call__', '_by_library'):
+        rest = () if run == '__call__' else (None, None, None)
+        y = getattr(layers.FusedConvolution([part], place), run)(x, *rest)
+        assert y[0, 0, 4, 5].isnan().all() and y.isnan().sum() == 32
+    pooled = layers.pool_most(nn.MaxPool2d(2), x)
+    assert pooled[0, 0, 2, 2].isnan().all() and pooled.isnan().sum() == 16
+    stem = Convolution(torch.ones(64, 3, 7, 7), torch.zeros(64), 2, 3, activation='relu')
+    assert layers.FusedStem(stem, place)(torch.full((1, 3, 8, 8), torch.nan, device=DEVICE)
+                                         ).isnan().all()
 
 
 def test_the_stem_takes_images_as_they_are():

@@ -34,7 +34,11 @@ class CudaGraphs:
         self.captures = True
         """False once a graph could not be captured."""
         self._graphs: LatestUsed[Callable[[Tensor], dict[str, Tensor]]] = LatestUsed(_MAX_GRAPHS)
+        # One for all graphs: they run one at a time, and what one gives is used before the next
+        # one runs.
         self._pool: tuple[int, int] | None = None
+        # One for all, too: cuBLAS keeps 32 MiB for each stream that it has ever seen.
+        self._stream: torch.cuda.Stream | None = None
 
     def __len__(self) -> int:
         """Return the number of graphs that are kept."""
@@ -62,18 +66,16 @@ class CudaGraphs:
         """Return a call that replays the kernels, without the time to launch each of them."""
         _LOGGER.info('capturing a CUDA graph of %s at %dx%d', ', '.join(tasks), *x.shape[-2:])
         run, inputs = self._run, x.clone()
-        if self._pool is None:
-            # One for all graphs: they run one at a time, and what one gives is used before the
-            # next one runs.
+        if self._stream is None:
             self._pool = torch.cuda.graph_pool_handle()
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._device)
+            self._stream = torch.cuda.Stream(self._device)
+        graph, stream = torch.cuda.CUDAGraph(), self._stream
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with _measured_kernels():
             with torch.cuda.stream(stream):
                 for _ in range(3):  # kernels are compiled, and chosen by their time
                     run(inputs, tasks)
             torch.cuda.current_stream(self._device).wait_stream(stream)
-            torch.cuda.empty_cache()  # what the kernels that were not chosen worked in
             # Without a stream of this device it would be one of the first device that was used.
             # Where capturing fails, torch leaves it the current one: hence the outer statement.
             with torch.cuda.stream(stream), torch.cuda.graph(

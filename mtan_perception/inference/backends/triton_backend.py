@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+import logging
 import subprocess
 
 import torch
@@ -15,6 +16,8 @@ from mtan_perception.inference.devices import DTYPES, is_out_of_memory
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.network import MTANDeepLabv3
+
+_LOGGER = logging.getLogger(__name__)
 
 # The first generation with the matrix units that the kernels are written for.
 _MIN_CAPABILITY = 8, 0
@@ -38,11 +41,13 @@ class TritonBackend:
             raise BackendError('it needs a GPU of compute capability '
                                f"{'.'.join(map(str, _MIN_CAPABILITY))} or later")
         try:
+            from triton.errors import TritonError  # noqa: F401 (an old one has no such module)
+
             from mtan_perception.inference.backends.triton_layers import finish, unmeasured
             from mtan_perception.inference.backends.triton_network import FusedMTAN
         except ImportError as error:
-            raise BackendError(f'triton cannot be imported ({error}); pip install triton'
-                               ) from error
+            raise BackendError(f'triton cannot be imported ({error}); install the one that '
+                               'comes with torch') from error
         self.precision = precision
         optimized = OptimizedMTAN(load())
         misfit = large_weight(optimized, precision)
@@ -52,6 +57,8 @@ class TritonBackend:
                 misfit = large_features(network.logits, device, precision)
         if misfit is not None:
             raise BackendError(f'{misfit} out of the range of {precision}')
+        _LOGGER.info('kernels are chosen by their time: some seconds for each size and set of '
+                     'tasks; the first time ever they are compiled, which takes a minute')
 
         def run(x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
             return finish(network.logits(x, tasks), tuple(x.shape[-2:]), axes)

@@ -117,9 +117,9 @@ def convolve(x, weight, bias, addend, factor, other, other_weight, y, branches,
 
 @triton.jit
 def _activate(sums, activation):
-    """0 for none, 1 for ReLU, 2 for the sigmoid."""
+    """0 for none, 1 for ReLU, 2 for the sigmoid; what is not a number stays none."""
     if activation == 1:
-        sums = tl.maximum(sums, 0)
+        sums = tl.maximum(sums, 0, propagate_nan=tl.PropagateNan.ALL)
     if activation == 2:
         sums = 1 / (1 + tl.exp(-sums))
     return sums
@@ -171,10 +171,9 @@ def convolve_image(x, weight, bias, y, height, width, out_height, out_width, out
         values = tl.load(x + (from_row * x_h)[:, None] + columns, mask=meets, other=0)
         kernel = tl.load(weights + tap * 32, mask=is_channel[None, :], other=0)
         sums = tl.dot(values.to(weight.dtype.element_ty), kernel, sums)
-    sums += tl.load(bias + channel, mask=is_channel, other=0)[None, :]
+    sums = _activate(sums + tl.load(bias + channel, mask=is_channel, other=0)[None, :], 1)
     y += image * out_height * out_width * out_channels
-    tl.store(y + (pixel * out_channels)[:, None] + channel[None, :],
-             tl.maximum(sums, 0).to(y.dtype.element_ty),
+    tl.store(y + (pixel * out_channels)[:, None] + channel[None, :], sums.to(y.dtype.element_ty),
              mask=(row < out_height)[:, None] & is_channel[None, :])
 
 
@@ -198,7 +197,8 @@ def pool_most(x, y, height, width, out_height, out_width, channels, stride, padd
                      & (from_column >= 0) & (from_column < width))
             most = tl.maximum(most, tl.load(
                 x + ((from_row * width + from_column) * channels)[:, None] + channel[None, :],
-                mask=is_there & meets[:, None], other=float('-inf')))
+                mask=is_there & meets[:, None], other=float('-inf')),
+                propagate_nan=tl.PropagateNan.ALL)
     y += image * out_height * out_width * channels
     tl.store(y + (pixel * channels)[:, None] + channel[None, :], most, mask=is_there)
 
