@@ -28,7 +28,7 @@ KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'tf2_ros': 'tf2_ros_p
 # No rosdep key resolves everywhere: README.md gives the pip line.
 NO_KEY = {'torch', 'torchvision', 'safetensors', 'rosbags'}
 # Needed by one command or backend alone, which asks for it with its pip line.
-OPTIONAL = {'h5py', 'onnx', 'onnxruntime', 'openvino', 'scipy'}
+OPTIONAL = {'h5py', 'onnx', 'onnxruntime', 'openvino', 'scipy', 'triton'}
 
 
 @pytest.fixture(scope='module')
