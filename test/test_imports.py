@@ -43,7 +43,7 @@ LIBRARIES = {
 # Modules that are imported only where the library is there: by the backend, by the benchmark.
 MODULE_LIBRARIES = {'openvino_graph': {'openvino'}, 'openvino_convolution': {'openvino'},
                     'original': {'torchvision'}, 'triton_kernels': {'triton'},
-                    'triton_layers': {'triton'}}
+                    'triton_layers': {'triton'}, 'triton_choices': {'triton'}}
 
 
 class Import(NamedTuple):

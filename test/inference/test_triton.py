@@ -16,6 +16,7 @@ from torch.nn import functional
 pytest.importorskip('triton')
 from mtan_perception.inference import postprocess
 from mtan_perception.inference.backends import build_backend
+from mtan_perception.inference.backends import triton_choices as choices
 from mtan_perception.inference.backends import triton_layers as layers
 from mtan_perception.inference.backends.triton_backend import TritonBackend
 from mtan_perception.inference.backends.triton_network import FusedMTAN
@@ -74,7 +75,7 @@ def assert_near(found, wanted):
     torch.testing.assert_close(found.cpu().float(), wanted, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize('tiling', layers.TILINGS, ids=str)
+@pytest.mark.parametrize('tiling', choices.TILINGS, ids=str)
 @pytest.mark.parametrize('side', [1, 3])
 def test_every_tiling_gives_the_same(tiling, side):
     part = convolution(48, 128, side)
@@ -107,7 +108,7 @@ def test_tasks_go_through_a_layer_together(name, shared, one_map, extras):
             'bias': torch.randn(tasks, 2, 32, device=DEVICE)}
     given = [maps[key] if key in extras else None for key in ('addend', 'factor', 'bias')]
     fused = layers.FusedConvolution(parts, place)
-    rest = (None, None, layers.Tiling(64, 32, 16, 4, 3)) if name == '_by_kernel' else ()
+    rest = (None, None, choices.Tiling(64, 32, 16, 4, 3)) if name == '_by_kernel' else ()
     assert_near(getattr(fused, name)(x, *given, *rest), expected(parts, x, *given))
 
 
@@ -224,6 +225,60 @@ def test_a_cpu_takes_another_backend(caplog):
         backend = build_backend('triton', load, torch.device('cpu'), 'fp32', 'optical')
     assert backend.name == 'torch'
     assert 'backend: triton cannot be used: it computes in fp16 and bf16 on CUDA' in caplog.text
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Make up what a device would measure; return a call that chooses, and what was measured."""
+    monkeypatch.setattr(choices, '_chosen', {})
+    measured = []
+
+    def measure(candidates, device):
+        measured.append(list(candidates))
+        return {name: run() for name, run in candidates.items()}
+    monkeypatch.setattr(choices, '_measure', measure)
+
+    def choose(key, candidates):
+        return choices.fastest(key, {name: lambda time=time: time for name, time in
+                                     candidates.items()}, torch.device('cuda:0'))
+    return choose, measured
+
+
+SMALL, LARGE = choices.Tiling(64, 64, 64, 4, 4), choices.Tiling(128, 64, 64, 4, 3)
+
+
+def test_the_fastest_way_is_measured_once(measured):
+    """Large tiles may take a little longer: other kernels run beside this one."""
+    choose, tried = measured
+    assert choose('layer', {SMALL: 2.0, LARGE: 3.0, 'cudnn': 1.0}) == 1.0
+    assert choose('layer', {SMALL: 2.0, LARGE: 3.0, 'cudnn': 9.0}) == 9.0 and len(tried) == 1
+    assert choose('another', {SMALL: 1.0, LARGE: 1.04, 'cudnn': 1.0}) == 1.04
+    assert choose('a third', {SMALL: 1.0, LARGE: 1.06, 'cudnn': 1.1}) == 1.0
+    with choices.unmeasured():
+        assert choose('a fourth', {SMALL: 2.0, LARGE: 1.0}) == 2.0
+    assert len(tried) == 3
+
+
+def test_choices_are_kept_between_starts(measured, cache, caplog):
+    """Those of one frame; a way that is no longer there is chosen anew."""
+    choose, tried = measured
+    choose('of another network', {SMALL: 1.0})
+    key = {'device': 'made up'}
+    choices.keep_choices(key, lambda: choose('layer', {SMALL: 2.0, 'cudnn': 1.0}))
+    choices._chosen.clear()
+    with caplog.at_level(logging.INFO):
+        choices.keep_choices(key, lambda: pytest.fail('it is kept'))
+    assert 'cache: ' in caplog.text and list(choices._chosen) == ["cuda:0 'layer'"]
+    assert choose('layer', {SMALL: 2.0, 'cudnn': 9.0}) == 9.0 and len(tried) == 2
+    assert choose('layer', {SMALL: 2.0, LARGE: 1.0}) == 1.0 and len(tried) == 3
+
+
+def test_choices_that_cannot_be_kept_are_used_all_the_same(measured, cache, caplog):
+    choose, tried = measured
+    cache.write_text('in the way')
+    choices.keep_choices({'device': 'made up'}, lambda: None)
+    assert 'the next start will have to choose its kernels again' in caplog.text
+    assert choose('layer', {SMALL: 2.0}) == 2.0 and len(tried) == 1
 
 
 @needs_cuda

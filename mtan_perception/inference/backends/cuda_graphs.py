@@ -26,11 +26,14 @@ class CudaGraphs:
     """
     Replay what `run` does on a CUDA device; the results are valid until the next call.
 
+    :param prepare: is called before the first run of a number of images, a size and set of tasks.
+
     Where no graph can be captured, a warning says why, and `run` is called as it is.
     """
 
-    def __init__(self, run: Run, device: torch.device) -> None:
-        self._run, self._device = run, device
+    def __init__(self, run: Run, device: torch.device,
+                 prepare: Callable[[Tensor, tuple[str, ...]], object] = lambda *_: None) -> None:
+        self._run, self._device, self._prepare = run, device, prepare
         self.captures = True
         """False once a graph could not be captured."""
         self._graphs: LatestUsed[Callable[[Tensor], dict[str, Tensor]]] = LatestUsed(_MAX_GRAPHS)
@@ -73,6 +76,7 @@ class CudaGraphs:
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with _measured_kernels():
             with torch.cuda.stream(stream):
+                self._prepare(inputs, tasks)
                 for _ in range(3):  # kernels are compiled, and chosen by their time
                     run(inputs, tasks)
             torch.cuda.current_stream(self._device).wait_stream(stream)

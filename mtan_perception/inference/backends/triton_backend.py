@@ -4,20 +4,19 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-import logging
+import hashlib
 import subprocess
 
 import torch
 from torch import Tensor
 
+from mtan_perception.inference.artefacts import code_hash
 from mtan_perception.inference.backends.cuda_graphs import CudaGraphs
 from mtan_perception.inference.backends.half_precision import large_features, large_weight
 from mtan_perception.inference.devices import DTYPES, is_out_of_memory
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.network import MTANDeepLabv3
-
-_LOGGER = logging.getLogger(__name__)
 
 # The first generation with the matrix units that the kernels are written for.
 _MIN_CAPABILITY = 8, 0
@@ -41,9 +40,14 @@ class TritonBackend:
             raise BackendError('it needs a GPU of compute capability '
                                f"{'.'.join(map(str, _MIN_CAPABILITY))} or later")
         try:
+            import triton
             from triton.errors import TritonError  # noqa: F401 (an old one has no such module)
 
-            from mtan_perception.inference.backends.triton_layers import finish, unmeasured
+            from mtan_perception.inference.backends import (
+                triton_choices,
+                triton_kernels,
+                triton_layers,
+            )
             from mtan_perception.inference.backends.triton_network import FusedMTAN
         except ImportError as error:
             raise BackendError(f'triton cannot be imported ({error}); install the one that '
@@ -53,22 +57,36 @@ class TritonBackend:
         misfit = large_weight(optimized, precision)
         network = FusedMTAN(optimized, lambda buffer: buffer.to(device, DTYPES[precision]))
         if misfit is None:
-            with unmeasured(), _launching_on(device):
+            with triton_choices.unmeasured(), _launching_on(device):
                 misfit = large_features(network.logits, device, precision)
         if misfit is not None:
             raise BackendError(f'{misfit} out of the range of {precision}')
-        _LOGGER.info('kernels are chosen by their time: some seconds for each size and set of '
-                     'tasks; the first time ever they are compiled, which takes a minute')
+        key = {'network': _shapes(optimized), 'precision': precision,
+               'code': code_hash(triton_choices, triton_kernels, triton_layers),
+               'torch': torch.__version__, 'triton': triton.__version__,
+               'cudnn': str(torch.backends.cudnn.version()),
+               'device': torch.cuda.get_device_name(device)}
 
         def run(x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
-            return finish(network.logits(x, tasks), tuple(x.shape[-2:]), axes)
-        self._run, self._device = CudaGraphs(run, device), device
+            return triton_layers.finish(network.logits(x, tasks), tuple(x.shape[-2:]), axes)
+
+        def prepare(x: Tensor, tasks: tuple[str, ...]) -> None:
+            triton_choices.keep_choices(key | {
+                'images': 'x'.join(map(str, x.shape)), 'tasks': '+'.join(tasks)},
+                lambda: run(x, tasks))
+        self._run, self._device = CudaGraphs(run, device, prepare), device
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Return the finished images of the tasks, in memory that the next call may use."""
         with _launching_on(self._device):
             return self._run(x, tasks)
+
+
+def _shapes(network: OptimizedMTAN) -> str:
+    """Return a hash of the layers without their weights."""
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in network.state_dict().items()]
+    return hashlib.blake2b(f'{network!r} {shapes}'.encode(), digest_size=16).hexdigest()
 
 
 @contextmanager

@@ -5,18 +5,13 @@ The network's layers on CUDA, each as few kernels, for all tasks together.
 
 A convolution writes its sums to memory, and bias, shortcut, activation and mask each read them
 and write them again. Here one kernel applies them before the sums leave the registers, or, where
-the vendor's libraries are faster by more than that, one does after them. Which it is, and in what
-tiles, is measured on the device, once for each shape.
+the vendor's libraries are faster by more than that, one does after them.
 
 Maps are (tasks, images, height, width, channels); an axis of one task is shared by all.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cache, partial
-import logging
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import nn, Tensor
@@ -25,129 +20,23 @@ import triton
 
 from mtan_perception.geometry import NORMAL_SIGNS
 from mtan_perception.inference.backends import triton_kernels as kernels
+from mtan_perception.inference.backends.triton_choices import fastest, Tiling, TILINGS
 from mtan_perception.inference.convolution import ACTIVATIONS, Convolution
-from mtan_perception.inference.devices import is_out_of_memory
-from mtan_perception.inference.errors import BackendError, in_one_line
+from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.postprocess import MIN_NORM
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
-
-_LOGGER = logging.getLogger(__name__)
 
 Place = Callable[[Tensor], Tensor]
 """Moves a finished buffer to its device and precision."""
 
 
-class Tiling(NamedTuple):
-    """How much of a convolution one program computes, and by how many warps."""
-
-    pixels: int
-    outputs: int
-    inputs: int
-    warps: int
-    stages: int
-    registers: int | None = None
-    """Of a thread at most, so that a multiprocessor has room for two programs."""
-
-
-TILINGS = (
-    Tiling(64, 64, 64, 4, 4),
-    Tiling(64, 64, 128, 4, 3),
-    Tiling(64, 16, 64, 4, 4),
-    Tiling(64, 128, 64, 4, 4),
-    Tiling(64, 128, 64, 4, 3),
-    Tiling(128, 64, 64, 4, 3),
-    Tiling(128, 64, 32, 4, 4),
-    Tiling(128, 128, 64, 8, 3, 128),
-    # For maps of few channels.
-    Tiling(64, 32, 16, 4, 3),
-    Tiling(64, 16, 16, 4, 3),
-)
-# Another may be this much slower and have larger tiles, which leave more of the cache's bandwidth
-# to the kernels that run beside it.
-_TOLERANCE = 1.05
 # Pixels in a row of a tile of a kernel of several taps: the nearer to a square, the more taps lie
 # outside the map for all of it.
 _TILE_WIDTH = 16
 _POINTWISE_PIXELS, _POINTWISE_CHANNELS = 32, 64
 _STEM_PIXELS = 64
-# Of a layer, to see how fast it is.
-_RUNS, _REPLAYS = 20, 5
 _FINISH_PIXELS = 128
 _ACTIVATIONS = {ACTIVATIONS[None]: 0, ACTIVATIONS['relu']: 1, ACTIVATIONS['sigmoid']: 2}
-
-CHOSEN: dict[Hashable, Hashable] = {}
-"""What was fastest, by the shapes of a layer."""
-_MEASURES: ContextVar[bool] = ContextVar('measures', default=True)
-
-
-@contextmanager
-def unmeasured() -> Iterator[None]:
-    """Take the first kernel that there is, for what runs only once."""
-    token = _MEASURES.set(False)
-    try:
-        yield
-    finally:
-        _MEASURES.reset(token)
-
-
-def _fastest(key: Hashable, candidates: Mapping[Hashable, Callable[[], Tensor]],
-             device: torch.device) -> Tensor:
-    """Return the result of the candidate that was fastest for this key, measured if need be."""
-    # Without a device, in Triton's interpreter, there is nothing to measure.
-    if device.type != 'cuda' or not (_MEASURES.get() or key in CHOSEN):
-        return next(iter(candidates.values()))()
-    if key not in CHOSEN:
-        milliseconds = _measure(candidates, device)
-        limit = _TOLERANCE * min(milliseconds.values())
-        CHOSEN[key] = max((name for name, value in milliseconds.items() if value <= limit),
-                          key=lambda name: (_tile(name), -milliseconds[name]))
-    return candidates[CHOSEN[key]]()
-
-
-def _tile(name: Hashable) -> int:
-    return name.pixels * name.outputs if isinstance(name, Tiling) else 0
-
-
-def _measure(candidates: Mapping[Hashable, Callable[[], Tensor]],
-             device: torch.device) -> dict[Hashable, float]:
-    """Return the milliseconds of those that can run."""
-    times = {}
-    for name, run in candidates.items():
-        try:
-            times[name] = _milliseconds(run, device)
-        except triton.runtime.errors.OutOfResources:
-            continue  # more shared memory than this device has
-        except RuntimeError as error:
-            if isinstance(name, Tiling) or is_out_of_memory(error):
-                raise
-            _LOGGER.debug('%s cannot compute a layer: %s', name, in_one_line(error))
-    if not times:
-        raise BackendError('none of the kernels fits this device')
-    return times
-
-
-def _milliseconds(run: Callable[[], Tensor], device: torch.device) -> float:
-    """Return what a run takes in a CUDA graph, where launching it takes no time."""
-    graph, stream, times = torch.cuda.CUDAGraph(), _measuring_stream(device), []
-    with torch.cuda.stream(stream):
-        run()  # compiled, and allowed what cannot be captured
-        with torch.cuda.graph(graph, stream=stream):
-            for _ in range(_RUNS):
-                run()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        for _ in range(_REPLAYS):
-            start.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end) / _RUNS)
-    return min(times)
-
-
-@cache
-def _measuring_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the one for all layers: cuBLAS keeps 32 MiB for each stream that it has ever seen."""
-    return torch.cuda.Stream(device)
 
 
 class FusedConvolution:
@@ -194,7 +83,7 @@ class FusedConvolution:
         :param other: what the shortcut is applied to and then added.
         :param dtype: of the result; None for that of x.
         """
-        candidates: dict[Hashable, Callable[[], Tensor]] = {
+        candidates: dict[Tiling | str, Callable[[], Tensor]] = {
             tiling: partial(self._by_kernel, x, addend, factor, bias, other, dtype, tiling)
             for tiling in TILINGS if x.shape[-1] % tiling.inputs == 0
             and (other is None or other.shape[-1] % tiling.inputs == 0)
@@ -206,7 +95,7 @@ class FusedConvolution:
                 candidates['library'] = partial(self._by_library, x, addend, factor, bias)
             if len(self.weight) == 1 and self.activation == 1 and factor is bias is None:
                 candidates['cudnn'] = partial(self._by_cudnn, x, addend)
-        return _fastest(
+        return fastest(
             (*candidates, x.dtype, dtype, self.weight.shape, self._side, self._stride,
              self._dilation, self.activation, self._has_bias,
              *(None if map_ is None else (map_.shape, map_.stride())
@@ -320,7 +209,7 @@ class FusedPyramid:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return (tasks, images, h, w, branches * out), the branches in their `order`."""
-        return _fastest(('pyramid', self._weight.shape, self._bias.shape, x.dtype, x.shape), {
+        return fastest(('pyramid', self._weight.shape, self._bias.shape, x.dtype, x.shape), {
             tiling: partial(self._by_kernel, x, tiling) for tiling in TILINGS
             if x.shape[-1] % tiling.inputs == 0}, x.device)
 
