@@ -7,6 +7,10 @@ What only a GPU has (cuDNN's own fusion, graphs, the choice by time) is tested t
 """
 
 import logging
+import os
+from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -279,6 +283,20 @@ def test_choices_that_cannot_be_kept_are_used_all_the_same(measured, cache, capl
     choices.keep_choices({'device': 'made up'}, lambda: None)
     assert 'the next start will have to choose its kernels again' in caplog.text
     assert choose('layer', {SMALL: 2.0}) == 2.0 and len(tried) == 1
+
+
+@pytest.mark.parametrize('capability', [80, 90])
+def test_the_kernels_compile_without_a_device(capability, tmp_path):
+    """They fit the 99 KB that a program has at most on small GPUs of these generations."""
+    environment = {name: value for name, value in os.environ.items()
+                   if name != 'TRITON_INTERPRET'}
+    result = subprocess.run(
+        [sys.executable, Path(__file__).with_name('compile_kernels.py'), str(capability)],
+        env=environment | {'TRITON_CACHE_DIR': str(tmp_path)}, capture_output=True, text=True,
+        timeout=110)
+    assert result.returncode == 0, result.stderr
+    shared = [int(line.split()[1]) for line in result.stdout.splitlines()]
+    assert len(shared) == 7 + len(choices.TILINGS) and max(shared) <= 99 << 10
 
 
 @needs_cuda
