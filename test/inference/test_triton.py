@@ -116,6 +116,15 @@ def test_tasks_go_through_a_layer_together(name, shared, one_map, extras):
     assert_near(getattr(fused, name)(x, *given, *rest), expected(parts, x, *given))
 
 
+@pytest.mark.parametrize('given', [{}, {'addend': (3, 32)}, {'factor': (1, 32)}], ids=str)
+def test_a_library_completes_what_has_no_activation(given):
+    part = convolution(32, 16, activation=None, bias=False)
+    maps = {name: random_map(*shape) for name, shape in given.items()}
+    x = random_map(3, 16)
+    assert_near(layers.FusedConvolution([part], place)._by_library(
+        x, maps.get('addend'), maps.get('factor'), None), expected([part], x, **maps))
+
+
 @pytest.mark.parametrize('side, stride', [(1, 1), (3, 1), (1, 2)])
 def test_a_shortcut_is_added_in_the_same_kernel(side, stride):
     """The sum of two convolutions, of maps that may be of two sizes."""

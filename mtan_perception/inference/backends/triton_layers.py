@@ -29,7 +29,6 @@ from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 Place = Callable[[Tensor], Tensor]
 """Moves a finished buffer to its device and precision."""
 
-
 # Pixels in a row of a tile of a kernel of several taps: the nearer to a square, the more taps lie
 # outside the map for all of it.
 _TILE_WIDTH = 16
@@ -55,7 +54,7 @@ class FusedConvolution:
         if in_channels % 16:
             raise BackendError(f'{in_channels} channels are not a multiple of 16')
         self._stride, self._dilation = first.stride, first.dilation
-        self.activation = _ACTIVATIONS[first.activation]
+        self._activation = _ACTIVATIONS[first.activation]
         self.weight = place(torch.stack([part.weight.permute(0, 2, 3, 1) for part in parts])
                             .reshape(len(parts), out, self._side ** 2 * in_channels))
         bias = [part.weight.new_zeros(out) if part.bias is None else part.bias for part in parts]
@@ -93,11 +92,11 @@ class FusedConvolution:
         elif x.is_cuda and dtype is None:
             if len(self.weight) == 1 or self._side == self._stride == 1:
                 candidates['library'] = partial(self._by_library, x, addend, factor, bias)
-            if len(self.weight) == 1 and self.activation == 1 and factor is bias is None:
+            if len(self.weight) == 1 and self._activation == 1 and factor is bias is None:
                 candidates['cudnn'] = partial(self._by_cudnn, x, addend)
         return fastest(
             (*candidates, x.dtype, dtype, self.weight.shape, self._side, self._stride,
-             self._dilation, self.activation, self._has_bias,
+             self._dilation, self._activation, self._has_bias,
              *(None if map_ is None else (map_.shape, map_.stride())
                for map_ in (x, addend, factor, bias, other))), candidates, x.device)
 
@@ -129,7 +128,7 @@ class FusedConvolution:
             rows = rows[:, :1]
         x, addend, factor, other, out = maps
         _convolve(tiling, x, self.weight, rows[None], out[None], self._side, self._stride,
-                  self._dilation, self.activation, addend, factor, other, self._shortcut)
+                  self._dilation, self._activation, addend, factor, other, self._shortcut)
         return y
 
     def _by_library(self, x: Tensor, addend: Tensor | None, factor: Tensor | None,
@@ -148,8 +147,9 @@ class FusedConvolution:
         else:
             y = torch.bmm(x.view(len(x), -1, x.shape[-1]).expand(shape[0], -1, -1),
                           self.weight.transpose(1, 2)).view(shape)
-        if self._has_bias or bias is not None or self.activation or factor is not None:
-            _complete(y, self.bias[:, None] if bias is None else bias, self.activation, addend,
+        if (self._has_bias or self._activation
+                or any(part is not None for part in (addend, factor, bias))):
+            _complete(y, self.bias[:, None] if bias is None else bias, self._activation, addend,
                       factor)
         return y
 
@@ -190,7 +190,7 @@ class FusedPyramid:
                     for index in self.order]
         self._weight = torch.cat([branch.weight.flatten() for branch in branches])
         self._bias = torch.stack([branch.bias for branch in branches])
-        self._activation = branches[0].activation
+        self._activation = branches[0]._activation
         offset, rows = 0, []
         for branch in branches:
             rows.append([offset, branch.weight[0].numel(), branch._side, branch._dilation])
