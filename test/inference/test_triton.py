@@ -98,6 +98,23 @@ def test_a_convolution_of_any_geometry(side, stride, dilation, activation):
     assert_near(layers.FusedConvolution([part], place)(x), expected([part], x))
 
 
+@pytest.mark.parametrize('out', [1, 3, 13])
+def test_few_results_of_many_channels(out):
+    """As each head's last layer has them, in full precision."""
+    part = convolution(out, 32, activation=None)
+    x = random_map(1, 32)
+    found = layers.FusedConvolution([part], place)(x, dtype=torch.float32)
+    assert_near(found, expected([part], x))
+
+
+@pytest.mark.parametrize('images', [1, 2])
+def test_large_maps_are_no_row_of_pixels(images, monkeypatch):
+    """Offsets within a row are of 32 bits; the images of a map are one by one if need be."""
+    monkeypatch.setattr(layers, '_MAX_OFFSET', 2 * 9 * 13 * 32)
+    part, x = convolution(32, 16), random_map(1, 16, images)
+    assert_near(layers.FusedConvolution([part], place)(x), expected([part], x))
+
+
 @pytest.mark.parametrize('name', ['_by_kernel', '_by_library'])
 @pytest.mark.parametrize('shared', [False, True], ids=['own weights', 'shared weights'])
 @pytest.mark.parametrize('one_map', [False, True], ids=['own map', 'shared map'])
@@ -140,6 +157,8 @@ def test_a_shortcut_is_added_in_the_same_kernel(side, stride):
 def test_some_of_the_tasks(tasks):
     """In the same memory, the pyramid's branches too."""
     parts = [convolution(32, 16, bias=False) for _ in range(3)]
+    fused = layers.FusedConvolution([*parts[:2], convolution(32, 16)], place)[tasks]
+    torch.testing.assert_close(fused._narrow_bias, fused.bias[0])  # of one task alone
     fused = layers.FusedConvolution(parts, place)[tasks]
     heads = [[convolution(16, 32, 1), convolution(16, 32, 3, 1, 2), convolution(16, 32, 3, 1, 9)]
              for _ in range(3)]
@@ -157,9 +176,9 @@ def test_what_is_not_a_number_stays_none():
     x = random_map(1, 16)
     x[0, 0, 4, 5] = torch.nan
     part = convolution(32, 16)
-    for run in ('__call__', '_by_library'):
-        rest = () if run == '__call__' else (None, None, None)
-        y = getattr(layers.FusedConvolution([part], place), run)(x, *rest)
+    fused = layers.FusedConvolution([part], place)
+    for y in (fused._by_kernel(x, *[None] * 5, choices.Tiling(64, 32, 16, 4, 3)),
+              fused._by_library(x, None, None, None)):
         assert y[0, 0, 4, 5].isnan().all() and y.isnan().sum() == 32
     pooled = layers.pool_most(nn.MaxPool2d(2), x)
     assert pooled[0, 0, 2, 2].isnan().all() and pooled.isnan().sum() == 16
@@ -225,6 +244,16 @@ def test_what_the_kernels_do_not_do_is_refused(convolution, problem):
         layers.FusedConvolution([convolution], place)
     with pytest.raises(BackendError, match='not of 7x7 taps and stride 2'):
         layers.FusedStem(Convolution(torch.zeros(64, 3, 3, 3), torch.zeros(64), 2, 1), place)
+
+
+def test_tasks_that_are_not_evenly_spaced_are_refused():
+    """Of four tasks; torch takes them then."""
+    tasks = dict.fromkeys(('a', 'b', 'c', 'd'), 1)
+    network = MTANDeepLabv3(tasks, 'resnet18', head_channels=32,
+                            activations=dict.fromkeys(tasks, 'identity')).eval()
+    fused = FusedMTAN(OptimizedMTAN(network), place)
+    with pytest.raises(BackendError, match='a, b, d of a, b, c, d are not evenly spaced'):
+        fused.logits(torch.randn(1, 3, 24, 32, device=DEVICE), ('a', 'b', 'd'))
 
 
 def load():
@@ -306,6 +335,23 @@ def test_the_kernels_compile_without_a_device(capability, tmp_path):
     assert result.returncode == 0, result.stderr
     shared = [int(line.split()[1]) for line in result.stdout.splitlines()]
     assert len(shared) == 7 + len(choices.TILINGS) and max(shared) <= 99 << 10
+
+
+def test_a_library_without_a_kernel_for_a_layer_is_left_out(monkeypatch):
+    """In cuDNN's words that is want of memory; what is, or a kernel of ours, is an error."""
+    def run(error):
+        def fail(device):
+            raise error
+        return fail
+    missing = RuntimeError('FIND was unable to find an engine to execute this computation')
+    full = torch.cuda.OutOfMemoryError('CUDA out of memory.')
+    monkeypatch.setattr(choices, '_milliseconds', lambda run, device: run(device))
+    found = choices._measure({SMALL: lambda device: 1.0, 'cudnn': run(missing)}, DEVICE)
+    assert found == {SMALL: 1.0}
+    for candidates, error in (({'cudnn': run(full)}, full), ({SMALL: run(missing)}, missing)):
+        with pytest.raises(RuntimeError) as caught:
+            choices._measure(candidates, DEVICE)
+        assert caught.value is error
 
 
 @needs_cuda

@@ -5,6 +5,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import logging
+import threading
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ _LOGGER = logging.getLogger(__name__)
 
 Run = Callable[[Tensor, tuple[str, ...]], dict[str, Tensor]]
 
+CAPTURING = threading.RLock()
+"""Held while a graph is captured: a process can capture one at a time."""
 # Graphs to keep: those used last, each for a number of images, a size and a set of tasks.
 _MAX_GRAPHS = 8
 # More images at once give the device enough to do for each kernel that is launched: no graph.
@@ -57,7 +60,7 @@ class CudaGraphs:
                 raise
             except RuntimeError as error:
                 # That of the kernel that could not be captured; the end of capturing fails too.
-                reason = str(error.__context__ or error).splitlines()[0]
+                reason = str(error.__context__ or error).partition('\n')[0]
             self.captures = False
             self._graphs.clear()
             torch.cuda.empty_cache()
@@ -82,8 +85,8 @@ class CudaGraphs:
             torch.cuda.current_stream(self._device).wait_stream(stream)
             # Without a stream of this device it would be one of the first device that was used.
             # Where capturing fails, torch leaves it the current one: hence the outer statement.
-            with torch.cuda.stream(stream), torch.cuda.graph(
-                    graph, pool=self._pool, stream=stream):
+            with CAPTURING, torch.cuda.stream(stream), torch.cuda.graph(
+                    graph, pool=self._pool, stream=stream, capture_error_mode='thread_local'):
                 outputs = run(inputs, tasks)
 
         def replay(x: Tensor) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ class TritonBackend:
                'code': code_hash(triton_choices, triton_kernels, triton_layers),
                'torch': torch.__version__, 'triton': triton.__version__,
                'cudnn': str(torch.backends.cudnn.version()),
-               'device': torch.cuda.get_device_name(device)}
+               'device': f'{torch.cuda.get_device_name(device)} as {device}'}
 
         def run(x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
             return triton_layers.finish(network.logits(x, tasks), tuple(x.shape[-2:]), axes)
@@ -101,4 +101,4 @@ def _launching_on(device: torch.device) -> Iterator[None]:
     except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
-        raise BackendError(f'triton: {str(error).strip().splitlines()[0]}') from error
+        raise BackendError('triton: ' + str(error).strip().partition('\n')[0]) from error

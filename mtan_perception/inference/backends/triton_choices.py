@@ -16,7 +16,7 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from mtan_perception.inference.artefacts import provide
-from mtan_perception.inference.devices import is_out_of_memory
+from mtan_perception.inference.backends.cuda_graphs import CAPTURING
 from mtan_perception.inference.errors import BackendError, in_one_line
 
 _LOGGER = logging.getLogger(__name__)
@@ -82,7 +82,8 @@ def fastest(key: object, candidates: Candidates, device: torch.device) -> Tensor
         return next(iter(ways.values()))()
     name = f'{device} {key!r}'
     if _chosen.get(name) not in ways:  # a kept one may be of a library that now lacks it
-        _chosen[name] = str(_choose(candidates, device))
+        with CAPTURING:
+            _chosen[name] = str(_choose(candidates, device))
     used = _used.get()
     if used is not None:
         used[name] = _chosen[name]
@@ -135,7 +136,8 @@ def _measure(candidates: Candidates, device: torch.device) -> dict[Tiling | str,
         except OutOfResources:
             continue  # more shared memory than this device has
         except RuntimeError as error:
-            if isinstance(name, Tiling) or is_out_of_memory(error):
+            # For want of a fused kernel cuDNN says what it says for want of memory.
+            if isinstance(name, Tiling) or isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             _LOGGER.debug('%s cannot compute a layer: %s', name, in_one_line(error))
     if not times:
@@ -148,7 +150,7 @@ def _milliseconds(run: Callable[[], Tensor], device: torch.device) -> float:
     graph, stream, times = torch.cuda.CUDAGraph(), _measuring_stream(device), []
     with torch.cuda.stream(stream):
         run()  # compiled, and allowed what cannot be captured
-        with torch.cuda.graph(graph, stream=stream):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode='thread_local'):
             for _ in range(_RUNS):
                 run()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

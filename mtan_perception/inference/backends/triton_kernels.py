@@ -227,12 +227,12 @@ def classify(logits, height, width, out_height, out_width, step_n, step_c, step_
     channel = tl.arange(0, CHANNELS)
     is_channel = (channel < channels)[None, :]
     values = _interpolate(
-        logits + tl.program_id(1) * step_n + (channel * step_c)[None, :],
+        logits + tl.program_id(1).to(tl.int64) * step_n + (channel * step_c)[None, :],
         (pixel // out_width)[:, None], (pixel % out_width)[:, None],
         height, width, out_height, out_width, step_h, step_w, is_inside[:, None] & is_channel)
     values = tl.where(is_channel, values, float('-inf'))
     best = tl.max(values, 1)
-    place = tl.program_id(1) * out_height * out_width + pixel
+    place = tl.program_id(1).to(tl.int64) * out_height * out_width + pixel
     tl.store(label + place, tl.argmax(values, 1).to(tl.uint8), mask=is_inside)
     tl.store(probability + place, 1 / tl.sum(tl.exp(values - best[:, None]), 1), mask=is_inside)
 
@@ -243,10 +243,11 @@ def enlarge(logits, height, width, out_height, out_width, step_n, step_c, step_h
     """As postprocess.upsample, of one channel."""
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     is_inside = pixel < out_height * out_width
-    values = _interpolate(logits + tl.program_id(1) * step_n, pixel // out_width,
+    values = _interpolate(logits + tl.program_id(1).to(tl.int64) * step_n, pixel // out_width,
                           pixel % out_width, height, width, out_height, out_width, step_h,
                           step_w, is_inside)
-    tl.store(depth + tl.program_id(1) * out_height * out_width + pixel, values, mask=is_inside)
+    place = tl.program_id(1).to(tl.int64) * out_height * out_width + pixel
+    tl.store(depth + place, values, mask=is_inside)
 
 
 @triton.jit
@@ -256,7 +257,7 @@ def point(logits, height, width, out_height, out_width, step_n, step_c, step_h, 
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     is_inside = pixel < out_height * out_width
     row, column = pixel // out_width, pixel % out_width
-    logits += tl.program_id(1) * step_n
+    logits += tl.program_id(1).to(tl.int64) * step_n
     x = sign_x * _interpolate(logits, row, column, height, width, out_height, out_width,
                               step_h, step_w, is_inside)
     y = sign_y * _interpolate(logits + step_c, row, column, height, width, out_height, out_width,
@@ -265,7 +266,7 @@ def point(logits, height, width, out_height, out_width, step_n, step_c, step_h, 
                               out_width, step_h, step_w, is_inside)
     length = tl.sqrt(x * x + y * y + z * z)
     points = (length > min_norm) & (length < float('inf'))
-    place = 3 * (tl.program_id(1) * out_height * out_width + pixel)
+    place = 3 * (tl.program_id(1).to(tl.int64) * out_height * out_width + pixel)
     tl.store(normal + place, tl.where(points, x / length, 0.0), mask=is_inside)
     tl.store(normal + place + 1, tl.where(points, y / length, 0.0), mask=is_inside)
     tl.store(normal + place + 2, tl.where(points, z / length, -1.0), mask=is_inside)

@@ -33,8 +33,11 @@ Place = Callable[[Tensor], Tensor]
 # outside the map for all of it.
 _TILE_WIDTH = 16
 _POINTWISE_PIXELS, _POINTWISE_CHANNELS = 32, 64
+_MIN_OUTPUTS = min(tiling.outputs for tiling in TILINGS)
 _STEM_PIXELS = 64
 _FINISH_PIXELS = 128
+_MAX_OFFSET = 2 ** 31
+"""Where a kernel's offsets within an image end."""
 _ACTIVATIONS = {ACTIVATIONS[None]: 0, ACTIVATIONS['relu']: 1, ACTIVATIONS['sigmoid']: 2}
 
 
@@ -69,7 +72,10 @@ class FusedConvolution:
         if len(self.weight) == 1:
             return self
         part = object.__new__(FusedConvolution)
-        part.__dict__ |= self.__dict__ | {'weight': self.weight[tasks], 'bias': self.bias[tasks]}
+        bias = self.bias[tasks]
+        part.__dict__ |= self.__dict__ | {
+            'weight': self.weight[tasks], 'bias': bias,
+            '_narrow_bias': bias[0].to(self.weight.dtype)}
         return part
 
     def __call__(self, x: Tensor, addend: Tensor | None = None, factor: Tensor | None = None,
@@ -86,7 +92,7 @@ class FusedConvolution:
             tiling: partial(self._by_kernel, x, addend, factor, bias, other, dtype, tiling)
             for tiling in TILINGS if x.shape[-1] % tiling.inputs == 0
             and (other is None or other.shape[-1] % tiling.inputs == 0)
-            and tiling.outputs < 2 * self.weight.shape[1]}
+            and tiling.outputs < 2 * max(self.weight.shape[1], _MIN_OUTPUTS)}
         if other is not None:
             candidates['apart'] = lambda: self(x, self._shortcut(other), factor, bias, None, dtype)
         elif x.is_cuda and dtype is None:
@@ -115,13 +121,16 @@ class FusedConvolution:
         maps: list[Tensor | None] = [x, addend, factor, other, y]
         rows = (own[:, None] if bias is None else bias).expand(*y.shape[:2], -1)
         maps = [None if map_ is None else map_.expand(len(y), *map_.shape[1:]) for map_ in maps]
-        if len(self.weight) == 1 and rows.stride()[:2] == (0, 0):
+        if len(self.weight) == 1 and _steps(rows, 2) == [0, 0]:
             # The tasks are further images.
             maps = [None if map_ is None else map_.reshape(1, -1, *map_.shape[2:])
                     for map_ in maps]
             rows = rows[:1, :1].expand(1, maps[0].shape[1], -1)
-        if (self._side == self._stride == 1 and rows.stride(1) == 0
-                and (other is None or self._shortcut._stride == 1)):
+        images, widest = maps[0].shape[1], max(
+            map_.stride(3) for map_ in maps if map_ is not None)
+        if (self._side == self._stride == 1 and _steps(rows, 2)[1] == 0
+                and (other is None or self._shortcut._stride == 1)
+                and images * y.shape[2] * y.shape[3] * widest < _MAX_OFFSET):
             # The images are one row of pixels.
             maps = [None if map_ is None else map_.view(len(map_), 1, 1, -1, map_.shape[-1])
                     for map_ in maps]

@@ -17,6 +17,7 @@ from mtan_perception.inference.backends.triton_layers import (
     pool_most,
 )
 from mtan_perception.inference.convolution import Convolution
+from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.optimize import OptimizedMTAN
 
 Fuse = Callable[..., FusedConvolution]
@@ -82,10 +83,13 @@ class FusedMTAN:
     def _select(self, names: tuple[str, ...]) -> tuple[list['_Masks'], '_Heads']:
         """Return the masks and heads of the tasks, in the same memory."""
         if names not in self._selected:
-            # Of three tasks any two are evenly spaced, as their weights then are in memory.
+            # Of three tasks any are evenly spaced, and so are their weights in memory.
             places = [tuple(self.tasks).index(name) for name in names]
             step = places[1] - places[0] if len(places) > 1 else 1
             tasks = slice(places[0], places[-1] + 1, step)
+            if list(range(*tasks.indices(len(self.tasks)))) != places:
+                raise BackendError(f"{', '.join(names)} of {', '.join(self.tasks)} are not evenly "
+                                   'spaced')
             self._selected[names] = [mask[tasks] for mask in self._masks], self._heads[tasks]
         return self._selected[names]
 
