@@ -18,7 +18,7 @@ from torch import nn
 
 _LOGGER = logging.getLogger(__name__)
 
-# Each holds the network's weights: keep the last few used.
+# Most hold the network's weights: keep the last few used of each name.
 _MAX_ARTEFACTS = 8
 _NOTE = 'key.json'
 _BUILDING = '.building-'
@@ -100,7 +100,7 @@ def provide(name: str, key: Mapping[str, str], build: Callable[[Path], None]) ->
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _LOGGER.info('built %s in %.1f s', path, time.perf_counter() - start)
-    _forget(entry.parent)
+    _forget(entry.parent, name)
     return path
 
 
@@ -123,14 +123,14 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _forget(folder: Path) -> None:
-    """Remove what was not used for longest, and what killed processes have left half built."""
+def _forget(folder: Path, name: str) -> None:
+    """Remove those not used for longest, and what killed processes have left half built."""
     used, building = {}, {}
     for path in folder.iterdir():
         with suppress(OSError):  # another process may be removing it
             if path.name.startswith(_BUILDING):
                 building[path] = path.stat().st_mtime
-            elif (path / _NOTE).is_file():  # all else in the folder is not ours
+            elif (path / _NOTE).is_file() and (path / name).is_file():  # all else is not ours
                 used[path] = path.stat().st_mtime
     killed = [path for path, start in building.items() if start < time.time() - _MAX_BUILDING]
     for path in [*sorted(used, key=used.__getitem__)[:-_MAX_ARTEFACTS], *killed]:

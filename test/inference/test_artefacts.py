@@ -63,13 +63,16 @@ def test_a_failed_build_leaves_nothing(cache):
 
 
 def test_what_was_not_used_for_longest_is_removed(cache, monkeypatch):
-    """Of ours: somebody may keep other things in the folder."""
+    """Of ours, and of one name: somebody may keep other things in the folder."""
     monkeypatch.setattr(artefacts, '_MAX_ARTEFACTS', 2)
     foreign = cache / 'photographs'
     foreign.mkdir(parents=True)
-    os.utime(foreign, (0, 0))
+    other = provide('another', KEY, write('x'))
+    for folder in (foreign, other.parent):
+        os.utime(folder, (0, 0))
     paths = [provide('m', {'size': str(size)}, write('x')) for size in range(3)]
-    assert [path.exists() for path in paths] == [False, True, True] and foreign.exists()
+    assert [path.exists() for path in paths] == [False, True, True]
+    assert foreign.exists() and other.exists()
 
 
 def test_what_a_killed_process_was_building_is_removed(cache):
