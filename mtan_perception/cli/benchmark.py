@@ -111,6 +111,7 @@ def _run_network(args: argparse.Namespace) -> dict[str, Any]:
     from mtan_perception.inference.devices import choose_device, choose_precision
     chosen = choose_device(args.device)
     device, precision = str(chosen), choose_precision(args.precision, chosen)
+    patience = _PATIENCE[chosen.type] if args.patience is None else args.patience
     images = [_image(*size) for size in sizes]
     processes: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix='mtan-benchmark-') as folder:
@@ -119,8 +120,7 @@ def _run_network(args: argparse.Namespace) -> dict[str, Any]:
         try:
             results = _measure_network(
                 partial(comparison.measure, folder=Path(folder), device=device,
-                        precision=precision, say=_say,
-                        patience=args.patience or _PATIENCE[chosen.type]),
+                        precision=precision, say=_say, patience=patience),
                 processes, images, names, 2 if args.quick else args.rounds, not args.quick)
         finally:
             comparison.close(processes)

@@ -14,6 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mtan_perception.inference.backends import triton_kernels as kernels
+from mtan_perception.inference.backends import triton_layers as layers
 from mtan_perception.inference.backends.triton_choices import TILINGS
 
 # Of each kernel what is no number: pointers, and fractions.
@@ -21,11 +22,12 @@ TYPES = {'branches': '*i64', 'bias': '*fp32', 'logits': '*fp32', 'probability': 
          'depth': '*fp32', 'normal': '*fp32', 'label': '*u8', 'min_norm': 'fp32',
          **dict.fromkeys(('x', 'weight', 'addend', 'factor', 'other', 'other_weight', 'y'),
                          '*fp16')}
-FORMS = [(kernels.complete, {'PIXELS': 32, 'CHANNELS': 64}),
-         (kernels.convolve_image, {'PIXELS': 64, 'OUTPUTS': 64}),
-         (kernels.pool_most, {'SIDE': 3, 'PIXELS': 32, 'CHANNELS': 64}),
-         (kernels.classify, {'CHANNELS': 16, 'PIXELS': 128}),
-         (kernels.enlarge, {'PIXELS': 128}), (kernels.point, {'PIXELS': 128})]
+POINTWISE = {'PIXELS': layers._POINTWISE_PIXELS, 'CHANNELS': layers._POINTWISE_CHANNELS}
+FINISH = {'PIXELS': layers._FINISH_PIXELS}
+FORMS = [(kernels.complete, POINTWISE), (kernels.pool_most, POINTWISE | {'SIDE': 3}),
+         (kernels.convolve_image, {'PIXELS': layers._STEM_PIXELS, 'OUTPUTS': 64}),
+         (kernels.classify, FINISH | {'CHANNELS': 16}), (kernels.enlarge, FINISH),
+         (kernels.point, FINISH)]
 WITH_SHORTCUT = {'HAS_BRANCHES': False, 'HAS_OTHER': True, 'IS_POINT': True}
 PYRAMID = {'HAS_BRANCHES': True, 'HAS_OTHER': False, 'IS_POINT': False}
 

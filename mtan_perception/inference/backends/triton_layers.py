@@ -11,6 +11,7 @@ Maps are (tasks, images, height, width, channels); an axis of one task is shared
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import partial
 
 import torch
@@ -63,7 +64,7 @@ class FusedConvolution:
         bias = [part.weight.new_zeros(out) if part.bias is None else part.bias for part in parts]
         self.bias = torch.stack(bias).float().to(self.weight.device)
         self._has_bias = first.bias is not None
-        self._narrow_bias = self.bias[0].to(self.weight.dtype)
+        self._narrow_bias = self.bias.to(self.weight.dtype)
         self._shortcut = None if shortcut is None else FusedConvolution([shortcut], place)
         self._joint_bias = None if shortcut is None else self.bias + self._shortcut.bias
 
@@ -71,11 +72,9 @@ class FusedConvolution:
         """Return that of some of the tasks, in the same memory."""
         if len(self.weight) == 1:
             return self
-        part = object.__new__(FusedConvolution)
-        bias = self.bias[tasks]
-        part.__dict__ |= self.__dict__ | {
-            'weight': self.weight[tasks], 'bias': bias,
-            '_narrow_bias': bias[0].to(self.weight.dtype)}
+        part = copy(self)
+        part.weight, part.bias, part._narrow_bias = (
+            parts[tasks] for parts in (self.weight, self.bias, self._narrow_bias))
         return part
 
     def __call__(self, x: Tensor, addend: Tensor | None = None, factor: Tensor | None = None,
@@ -166,7 +165,7 @@ class FusedConvolution:
         """Leave all to cuDNN."""
         shape = self._shape(x, addend)
         padding = self._dilation * (self._side // 2)
-        rest = (self._narrow_bias, *(
+        rest = (self._narrow_bias[0], *(
             [length] * 2 for length in (self._stride, padding, self._dilation)), 1)
         if addend is None:
             y = torch.cudnn_convolution_relu(*self._images(x), *rest)
@@ -210,10 +209,9 @@ class FusedPyramid:
         """Return that of some of the tasks, in the same memory."""
         start, _, step = tasks.indices(self._bias.shape[1])
         offset, length, *rest = self._table.unbind(1)
-        part = object.__new__(FusedPyramid)
-        part.__dict__ |= self.__dict__ | {
-            '_bias': self._bias[:, tasks],
-            '_table': torch.stack([offset + start * length, step * length, *rest], dim=1)}
+        part = copy(self)
+        part._bias = self._bias[:, tasks]
+        part._table = torch.stack([offset + start * length, step * length, *rest], dim=1)
         return part
 
     def __call__(self, x: Tensor) -> Tensor:

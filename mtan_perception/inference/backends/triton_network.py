@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 
 import torch
 from torch import nn, Tensor
@@ -143,21 +144,21 @@ class _Masks:
     """The tasks' masks at one stage: equations 1 and 2."""
 
     def __init__(self, masks: list[nn.Module], fuse: Fuse) -> None:
-        self._encoded = None
-        shared, encoded = [mask.shared for mask in masks], []
         if hasattr(masks[0], 'encoded'):
             # The bias is added once all is summed up.
-            encoded = [Convolution(mask.encoded.weight, mask.shared.bias, activation='relu')
-                       for mask in masks]
-            shared = [Convolution(mask.shared.weight, None) for mask in masks]
+            self._shared = fuse(*(Convolution(mask.shared.weight, None) for mask in masks))
+            self._encoded = fuse(*(
+                Convolution(mask.encoded.weight, mask.shared.bias, activation='relu')
+                for mask in masks))
         else:
-            shared = [Convolution(mask.shared.weight, mask.shared.bias, activation='relu')
-                      for mask in masks]
-        self._shared, self._out = fuse(*shared), fuse(*(mask.out for mask in masks))
-        self._encoded = fuse(*encoded) if encoded else None
+            self._shared = fuse(*(
+                Convolution(mask.shared.weight, mask.shared.bias, activation='relu')
+                for mask in masks))
+            self._encoded = None
+        self._out = fuse(*(mask.out for mask in masks))
 
     def __getitem__(self, tasks: slice) -> '_Masks':
-        part = object.__new__(_Masks)
+        part = copy(self)
         part._shared, part._out = self._shared[tasks], self._out[tasks]
         part._encoded = None if self._encoded is None else self._encoded[tasks]
         return part
@@ -191,7 +192,7 @@ class _Heads:
         self._out = fuse(*(_widened(head.out, most) for head in heads))
 
     def __getitem__(self, tasks: slice) -> '_Heads':
-        part = object.__new__(_Heads)
+        part = copy(self)
         part.__dict__ |= {name: value[tasks] for name, value in self.__dict__.items()}
         return part
 
