@@ -83,7 +83,8 @@ def provide(name: str, key: Mapping[str, str], build: Callable[[Path], None]) ->
         return path
     if entry.exists():
         _LOGGER.warning('cache: %s %s; building it anew', path, fault)
-    _LOGGER.info('building %s for %s ...', name, ', '.join(key.values()))
+    _LOGGER.info('building %s for %s ...', name,
+                 ', '.join(f'{part} {value}' for part, value in key.items()))
     start = time.perf_counter()
     entry.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=_BUILDING))

@@ -594,6 +594,16 @@ def test_without_a_cuda_graph_the_network_runs_all_the_same(monkeypatch, caplog)
         'without, each kernel launched by itself']
 
 
+def test_more_images_than_a_graph_is_captured_for_are_prepared_once():
+    prepared = []
+    graphs = CudaGraphs(lambda x, tasks: {'depth': x[:, 0]}, CPU,
+                        lambda x, tasks: prepared.append((len(x), tasks)))
+    for count in (5, 5, 6):
+        x = torch.randn(count, 3, *SIZE)
+        assert graphs(x, ('depth',))['depth'].equal(x[:, 0])
+    assert prepared == [(5, ('depth',)), (6, ('depth',))] and len(graphs) == 0
+
+
 @needs_cuda
 @pytest.mark.parametrize('precision, tolerance', [('fp32', 1e-2), ('fp16', 0.05), ('bf16', 0.3)])
 def test_cuda_graphs_replay_with_new_images(precision, tolerance):

@@ -40,6 +40,8 @@ class CudaGraphs:
         self.captures = True
         """False once a graph could not be captured."""
         self._graphs: LatestUsed[Callable[[Tensor], dict[str, Tensor]]] = LatestUsed(_MAX_GRAPHS)
+        # What has been prepared and runs without a graph.
+        self._prepared: set[tuple[tuple[int, ...], tuple[str, ...]]] = set()
         # One for all graphs: they run one at a time, and what one gives is used before the next
         # one runs.
         self._pool: tuple[int, int] | None = None
@@ -52,10 +54,10 @@ class CudaGraphs:
 
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Return the finished images of the tasks, in memory that the next call may use."""
+        key = tuple(x.shape), tasks
         if self.captures and x.shape[0] <= _MAX_BATCH:
             try:
-                return self._graphs.use(
-                    (tuple(x.shape), tasks), lambda: self._capture(x, tasks))(x)
+                return self._graphs.use(key, lambda: self._capture(x, tasks))(x)
             except BackendError:
                 raise
             except RuntimeError as error:
@@ -66,6 +68,9 @@ class CudaGraphs:
             torch.cuda.empty_cache()
             _LOGGER.warning('no CUDA graph (%s); going on without, each kernel launched by itself',
                             reason)
+        if key not in self._prepared:
+            self._prepare(x, tasks)
+            self._prepared.add(key)
         return self._run(x, tasks)
 
     def _capture(self, x: Tensor, tasks: tuple[str, ...]) -> Callable[[Tensor], dict[str, Tensor]]:

@@ -55,8 +55,8 @@ class TritonBackend:
         self.precision = precision
         optimized = OptimizedMTAN(load())
         misfit = large_weight(optimized, precision)
-        network = FusedMTAN(optimized, lambda buffer: buffer.to(device, DTYPES[precision]))
         if misfit is None:
+            network = FusedMTAN(optimized, lambda buffer: buffer.to(device, DTYPES[precision]))
             with triton_choices.unmeasured(), _launching_on(device):
                 misfit = large_features(network.logits, device, precision)
         if misfit is not None:
