@@ -18,6 +18,9 @@ from numpy.typing import DTypeLike
 # NYUv2's axes are right, down, toward the camera.
 NORMAL_SIGNS = {'optical': (1, 1, 1), 'nyu': (1, 1, -1)}
 
+INPUT_LIMITS = 32, 4096
+"""Least and most height and width, in pixels, of what the network is given."""
+
 # 480 * 0.6 is 287.99999999999994 in floating point, and means 288.
 _ROUNDING = 1e-6
 

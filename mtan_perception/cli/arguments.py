@@ -8,7 +8,11 @@ def parse_size(text: str, option: str = '--input-size') -> tuple[int, int]:
     height, _, width = text.partition('x')
     if not all(length.isdecimal() and int(length) for length in (height, width)):
         raise ValueError(f'{option}: {text!r}; write HEIGHTxWIDTH, for example 288x384')
-    return int(height), int(width)
+    from mtan_perception.geometry import INPUT_LIMITS  # and numpy
+    size, most = (int(height), int(width)), INPUT_LIMITS[1]
+    if max(size) > most:
+        raise ValueError(f'{option}: {text}; height and width must be at most {most} pixels')
+    return size
 
 
 def parse_seeds(text: str) -> range:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
 import json
+import math
 from pathlib import Path
 import sys
 import tempfile
@@ -75,8 +76,9 @@ def run(args: argparse.Namespace) -> None:
     for name, most in (('rounds', _MAX_ROUNDS), ('frames', _MAX_FRAMES)):
         if not 1 <= getattr(args, name) <= most:
             raise ValueError(f'--{name}: {getattr(args, name)}; give 1 to {most}')
-    if args.json and not args.json.absolute().parent.is_dir():
-        raise ValueError(f'--json: {args.json}; there is no folder {args.json.parent}: make it')
+    if args.patience is not None and not 0 <= args.patience < math.inf:
+        raise ValueError(f'--patience: {args.patience:g}; give seconds, at least 0')
+    _check_json(args.json)
     measure_node = _load_node_benchmark() if args.node else None
     report: dict[str, Any] = {}
     if args.network or not args.node:
@@ -94,6 +96,20 @@ def run(args: argparse.Namespace) -> None:
         print(f'\nwritten: {args.json}')
 
 
+def _check_json(path: Path | None) -> None:
+    """Make sure, before minutes of measuring, that the file can be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f'--json: {path} is a folder; name a file')
+    try:
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise ValueError(f'--json: {path} cannot be written: {error.strerror}; name a file in a '
+                         'folder that there is') from error
+
+
 def _load_node_benchmark() -> Callable[..., dict[str, Any]]:
     """Return what measures the node; ValueError where there is no ROS 2."""
     try:
@@ -106,10 +122,11 @@ def _load_node_benchmark() -> Callable[..., dict[str, Any]]:
 
 def _run_network(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the network and print the table; return the report."""
-    sizes, names = _sizes(args), _names(args)
+    sizes = _sizes(args)
     from mtan_perception.inference.benchmark import comparison
     from mtan_perception.inference.devices import choose_device, choose_precision
     chosen = choose_device(args.device)
+    names = _names(args, chosen.type)
     device, precision = str(chosen), choose_precision(args.precision, chosen)
     patience = _PATIENCE[chosen.type] if args.patience is None else args.patience
     images = [_image(*size) for size in sizes]
@@ -148,16 +165,16 @@ def _sizes(args: argparse.Namespace) -> list[tuple[int, int]]:
     return sizes
 
 
-def _names(args: argparse.Namespace) -> list[str]:
-    """Return the names of the contenders."""
-    from mtan_perception.inference.benchmark.contenders import CONTENDERS
+def _names(args: argparse.Namespace, kind: str) -> list[str]:
+    """Return the names of the contenders on a CPU ('cpu') or a GPU ('cuda')."""
+    from mtan_perception.inference.benchmark.contenders import CONTENDERS, contenders_on
     if args.contenders:
         names = args.contenders.split(',')
         for name in names:
             if name not in CONTENDERS:
                 raise ValueError(f'--contenders: {name!r}; choose from {", ".join(CONTENDERS)}')
         return names
-    return [name for name in CONTENDERS if name not in _LEFT_OUT
+    return [name for name in contenders_on(kind) if name not in _LEFT_OUT
             and not (args.quick and name == 'original/compile')]
 
 

@@ -55,11 +55,14 @@ def run(args: argparse.Namespace) -> None:
     finished = FinishedNetwork(
         OptimizedMTAN(network, FACTORIES.get(args.format, Convolution)), size, tasks,
         card.normal_axes, (card.mean, card.std))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         write(finished, args.out)
     except ImportError as error:
         raise ValueError(f'--format {args.format}: {error}') from error
+    except OSError as error:
+        raise ValueError(f'--out: {args.out} cannot be written: {error.strerror or error}'
+                         ) from error
     print(f'{args.out}: image (1, {size[0]}, {size[1]}, 3) uint8 RGB -> '
           f"{', '.join(finished.names())}")
     if DEPTH in tasks and card.focal_length:

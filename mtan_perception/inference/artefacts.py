@@ -33,9 +33,9 @@ def artefact_folder() -> Path:
     :raises OSError: if neither the environment nor the system names a home folder.
     """
     own = os.environ.get('MTAN_CACHE')
-    if own:
-        return Path(own)
     try:
+        if own:
+            return Path(own).expanduser()  # a unit file has no shell that would
         cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     except RuntimeError as error:
         raise OSError(f'no folder for it: {error}') from None

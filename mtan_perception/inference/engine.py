@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mtan_perception.checkpoint import load_network, read_card
-from mtan_perception.geometry import correct_depth, Fit, fit_image
+from mtan_perception.geometry import correct_depth, Fit, fit_image, INPUT_LIMITS
 from mtan_perception.inference.backends import Backend, build_backend
 from mtan_perception.inference.devices import (
     choose_device,
@@ -33,7 +33,6 @@ _LOGGER = logging.getLogger(__name__)
 
 Result = TypeVar('Result')
 _OUTPUT_TASKS = (SEGMENTATION, DEPTH, NORMAL)
-_MIN_INPUT, _MAX_INPUT = 32, 4096
 
 
 class Engine:
@@ -116,9 +115,10 @@ class Engine:
         except (OverflowError, TypeError, ValueError):
             raise EngineError(f'input_size: {size!r} is not (height, width) in whole pixels'
                               ) from None
-        if not all(_MIN_INPUT <= length <= _MAX_INPUT for length in (height, width)):
+        least, most = INPUT_LIMITS
+        if not least <= min(height, width) <= max(height, width) <= most:
             raise EngineError(f'input_size: {height}x{width}; height and width must be '
-                              f'{_MIN_INPUT} to {_MAX_INPUT} pixels')
+                              f'{least} to {most} pixels')
         self._input_size = height, width
 
     @property
@@ -162,6 +162,7 @@ class Engine:
         :raises EngineError: for an image of another type or shape, or an unknown task.
         """
         _check_image(image)
+        _check_focal_length(focal_length)
         return self.infer_batch([image], tasks, [focal_length])[0]
 
     @torch.inference_mode()
@@ -248,10 +249,10 @@ class Engine:
             outputs['normal'] = images['normal']
         return outputs
 
-    def _build(self, backend: str) -> None:
+    def _build(self, backend: str, failed: str | None) -> None:
         weights = self._weights  # Not the engine, or the two would keep each other in memory.
         self._backend = build_backend(backend, lambda: load_network(weights)[0],
-                                      self.device, self.precision, self.card.normal_axes)
+                                      self.device, self.precision, self.card.normal_axes, failed)
         self.precision = self._backend.precision
 
     def _persist(self, action: Callable[[], Result], backend: str | None = None) -> Result:
@@ -260,13 +261,15 @@ class Engine:
 
         :param backend: to build first.
         """
+        failed = None
         while True:
             try:
                 if backend is not None:
-                    self._build(backend)
+                    self._build(backend, failed)
                     backend = None
                 return action()
             except RuntimeError as error:
+                failed = None if self._backend is None else self._backend.name
                 backend = self._retreat(error)
                 if backend is None:
                     raise
@@ -328,7 +331,7 @@ class _Stopwatch:
         self._start = now
 
 
-def _check_focal_length(focal_length: float | None, name: str) -> None:
+def _check_focal_length(focal_length: float | None, name: str = 'focal_length') -> None:
     if focal_length is None:
         return
     if not isinstance(focal_length, numbers.Real) or not 0 < focal_length < math.inf:

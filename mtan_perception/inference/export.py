@@ -20,6 +20,7 @@ from torch import nn, Tensor
 
 from mtan_perception.files import written_whole
 from mtan_perception.inference.convolution import cpu_convolution
+from mtan_perception.inference.errors import in_one_line
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import finish
 
@@ -72,8 +73,10 @@ def export_torchscript(network: FinishedNetwork, path: Path) -> None:
         warnings.simplefilter('ignore')  # of tracing: each size that is read is meant as constant
         network.network.merge(network.tasks)  # before it is traced
         traced = torch.jit.trace(network, network.example(), check_trace=False)
+    # Not straight into the file: torch's writer ends the process where the disk is full.
+    content = traced.save_to_buffer()
     with written_whole(path) as temporary:
-        traced.save(str(temporary))
+        temporary.write_bytes(content)
 
 
 def export_onnx(network: FinishedNetwork, path: Path) -> None:
@@ -97,6 +100,7 @@ def export_openvino(network: FinishedNetwork, path: Path) -> None:
     Write OpenVINO's two files, `path` (.xml) and, first, its weights (.bin), in float32.
 
     :raises ImportError: without the openvino package.
+    :raises OSError: if they cannot be written.
     """
     _need('openvino')
     import openvino
@@ -113,7 +117,10 @@ def export_openvino(network: FinishedNetwork, path: Path) -> None:
     model = steps.build()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
         temporary = Path(folder) / 'model.xml'
-        openvino.save_model(model, temporary, compress_to_fp16=False)
+        try:
+            openvino.save_model(model, temporary, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise OSError(f'openvino: {in_one_line(error)}') from error
         shutil.move(temporary.with_suffix('.bin'), path.with_suffix('.bin'))
         os.replace(temporary, path)
 

@@ -120,6 +120,17 @@ class ChildProcess:
         """Return its last lines, marked as such, for the message of an error."""
         return '\n'.join(f'  | {line}' for line in list(self.lines)[-count:]) or '  (none)'
 
+    def failure(self) -> str | None:
+        """Return why it does not do its work, with its last lines; None where it may."""
+        if self.exit_code is not None:
+            self.wait(1.0)  # for its last lines
+            what = f'ended by itself with exit code {self.exit_code}'
+        elif any('cannot configure' in line for line in list(self.lines)):
+            what = 'cannot start'  # and waits for another value
+        else:
+            return None
+        return f'{self.name} {what}; its last lines:\n{self.last_lines()}'
+
     def send_signal(self, number: int) -> None:
         """Send a signal to the child, by its id; nothing happens when it has already ended."""
         self._process.send_signal(number)

@@ -252,10 +252,9 @@ class Demo:
 
     def _check_children(self) -> None:
         for child in self._children:
-            if child.exit_code is not None:
-                child.wait(1.0)
-                raise DemoError(f'{child.name} ended by itself with exit code {child.exit_code}; '
-                                f'its last lines:\n{child.last_lines()}')
+            failure = child.failure()
+            if failure is not None:
+                raise DemoError(failure)
 
     def _logs(self) -> str:
         return '\n'.join(f'last lines of {child.name}:\n{child.last_lines()}'

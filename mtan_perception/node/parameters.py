@@ -10,6 +10,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from mtan_perception.geometry import INPUT_LIMITS
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 
 # When a parameter may change.
@@ -65,9 +66,9 @@ SPECIFICATIONS = {
     'tasks': Specification(
         [SEGMENTATION, DEPTH, NORMAL], 'Tasks to run, of those that the weights know', LIVE),
     'input_height': Specification(
-        288, 'The image is scaled to fit into this height, in pixels', LIVE, (32, 4096)),
+        288, 'The image is scaled to fit into this height, in pixels', LIVE, INPUT_LIMITS),
     'input_width': Specification(
-        384, 'The image is scaled to fit into this width, in pixels', LIVE, (32, 4096)),
+        384, 'The image is scaled to fit into this width, in pixels', LIVE, INPUT_LIMITS),
     'max_rate': Specification(
         0.0, 'Process at most so many frames a second, in Hz; 0 for no limit', LIVE,
         (0.0, 1000.0)),

@@ -21,12 +21,27 @@ from mtan_perception.cli.main import main
     (['--contenders', 'theirs/fast'], "--contenders: 'theirs/fast'; choose from original/eager"),
     (['--rounds', '0'], '--rounds: 0; give 1 to 1000'),
     (['--frames', '0', '--node'], '--frames: 0; give 1 to 1000'),
-    (['--json', '/nowhere/a.json'], '--json: /nowhere/a.json; there is no folder /nowhere'),
+    (['--sizes', '80000x80000'], '--sizes: 80000x80000; height and width must be at most 4096'),
+    (['--patience', 'nan'], '--patience: nan; give seconds, at least 0'),
+    (['--patience', '-1'], '--patience: -1; give seconds, at least 0'),
+    (['--json', '/nowhere/a.json'],
+     '--json: /nowhere/a.json cannot be written: No such file or directory; name a file in a'),
+    (['--json', '/proc/a.json'], '--json: /proc/a.json cannot be written: No such file'),
+    (['--json', '/'], '--json: / is a folder; name a file'),
     (['--device', 'tpu'], "device: 'tpu' is not known"),
 ])
 def test_what_cannot_be_measured(arguments, words, capsys):
     assert main(['benchmark', *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_by_default_what_the_device_cannot_run_is_left_out():
+    args = SimpleNamespace(contenders=None, quick=False)
+    assert benchmark._names(args, 'cpu') == [
+        'original/eager', 'original/compile', 'original/openvino', 'original/onnxruntime',
+        'ours/torch', 'ours/openvino', 'ours/onnxruntime']
+    assert benchmark._names(args, 'cuda') == [
+        'original/eager', 'original/compile', 'ours/torch', 'ours/triton', 'ours/onnxruntime']
 
 
 def test_without_ros_the_node_is_refused_before_anything_is_measured(monkeypatch, capsys):

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``mtan export``: the file, run in its own runtime, gives what the engine gives."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -73,6 +74,8 @@ def test_the_wanted_tasks_alone(tmp_path, capsys):
     (['--format', 'onnx', '--out', 'm.pt'], 'a file of onnx ends in .onnx'),
     (['--format', 'torchscript', '--out', 'm.pt', '--input-size', '100x128'],
      '100x128; give multiples of 16'),
+    (['--format', 'torchscript', '--out', 'm.pt', '--input-size', '4112x4112'],
+     '--input-size: 4112x4112; height and width must be at most 4096 pixels'),
     (['--format', 'torchscript', '--out', 'm.pt', '--tasks', 'edges'], "unknown 'edges'"),
     (['--format', 'torchscript', '--out', '/dev/null/m.pt', '--input-size', '32x32'], '/dev/null'),
 ])
@@ -82,6 +85,24 @@ def test_what_cannot_be_exported(arguments, words, capsys, tmp_path, monkeypatch
     assert main(['export', '--weights', 'random', *arguments]) == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('form, name', [
+    ('onnx', 'm.onnx'), ('openvino', 'm.xml'), ('torchscript', 'm.pt')])
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path, form, name):
+    """The process may write no file of more than a MiB; torch's own writer would end it."""
+    pytest.importorskip('onnx' if form == 'onnx' else 'openvino')
+    script = f"""if True:
+        import resource, sys
+        from mtan_perception.cli.main import main
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 ** 20, 2 ** 20))
+        sys.exit(main(['export', '--weights', 'default', '--format', {form!r}, '--out', {name!r},
+                       '--input-size', '32x32']))"""
+    result = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True,
+                            timeout=100, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert f'--out: {name} cannot be written: ' in result.stderr
+    assert 'Traceback' not in result.stderr and not list(tmp_path.iterdir())
 
 
 def test_weights_without_a_task_of_ours_are_refused(capsys, tmp_path):

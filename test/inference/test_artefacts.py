@@ -106,6 +106,13 @@ def test_no_home_folder_is_an_os_error(monkeypatch):
         provide('m', KEY, write('one'))
 
 
+def test_the_folder_may_be_given_from_the_users_home(monkeypatch):
+    """A unit file or a Dockerfile has no shell that would know what ~ is."""
+    monkeypatch.setenv('HOME', '/home/robot')
+    monkeypatch.setenv('MTAN_CACHE', '~/cache')
+    assert artefacts.artefact_folder() == Path('/home/robot/cache')
+
+
 def test_a_fingerprint_tells_networks_apart():
     """Values, names, shapes and types count, and what no tensor tells."""
     def network(name='a', value=1.0, shape=(2, 2), dtype=torch.float32, dilation=1):

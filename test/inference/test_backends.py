@@ -460,6 +460,12 @@ def test_onnxruntime_does_not_pretend_to_do_bf16(caplog):
     assert 'onnxruntime cannot be used: it does not run in bf16 on cpu' in caplog.text
 
 
+def test_what_takes_the_place_of_a_failed_one_is_not_said_to_be_asked_for(caplog):
+    with caplog.at_level(logging.INFO):
+        build_backend('torch', load, CPU, 'fp32', 'optical', 'openvino')
+    assert 'backend: torch on cpu in fp32, in place of openvino' in caplog.text
+
+
 def test_an_unknown_backend_is_refused():
     with pytest.raises(EngineError, match="'abacus' is not known; choose 'auto', 'torch', "):
         build_backend('abacus', load, CPU, 'fp32', 'optical')
@@ -534,6 +540,19 @@ def test_the_onnx_file_is_kept_and_a_broken_one_replaced(tmp_path, caplog):
     path.write_bytes(path.read_bytes()[:-1])
     assert np.array_equal(depth(), first)
     assert 'is damaged; building it anew' in caplog.text
+
+
+def test_without_a_cache_the_onnx_file_is_written_for_the_moment(monkeypatch, tmp_path, caplog):
+    """The runtime that was asked for runs all the same; a warning names the remedy."""
+    pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    monkeypatch.setenv('MTAN_CACHE', '/proc/nowhere')
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    x = torch.randn(1, 3, 32, 32)
+    found = build_backend('onnxruntime', load, CPU, 'fp32', 'optical')(x, ('depth',))
+    assert_agrees(found, expected(x, ['depth']))
+    assert 'will have to write the model again: give $MTAN_CACHE a folder' in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 class HostTensors(TorchDispatchMode):

@@ -351,18 +351,19 @@ def test_a_precision_that_the_device_lacks_is_replaced(caplog):
 
 
 def test_a_backend_that_fails_on_a_frame_is_replaced(copier, image, monkeypatch, caplog):
-    """The frame is predicted all the same, by torch."""
+    """The frame is predicted all the same, by torch, in place of what failed."""
     class Broken(Copy):
+        name = 'broken'
 
         def __call__(self, x, tasks):
             raise BackendError('the runtime is broken\nlong story')
     asked = []
     monkeypatch.setattr('mtan_perception.inference.engine.build_backend',
-                        lambda name, *_: asked.append(name) or Copy())
+                        lambda name, *rest: asked.append((name, rest[-1])) or Copy())
     copier._backend = Broken()
     with caplog.at_level(logging.WARNING):
         assert copier.infer(image).depth is not None
-    assert asked == ['torch']
+    assert asked == [('torch', 'broken')]
     assert 'failed (the runtime is broken); going on with torch' in caplog.text
 
 
@@ -439,8 +440,11 @@ def test_a_device_that_this_torch_cannot_use_is_left_alone(monkeypatch, caplog):
 
 @pytest.mark.parametrize('focal_length', [0, -1.0, float('nan'), float('inf'), '500'])
 def test_a_focal_length_that_is_none_is_refused(copier, image, focal_length):
-    with pytest.raises(EngineError, match=r'focal_lengths\[0\]: .*; give it in pixels, above 0'):
+    words = '.*; give it in pixels, above 0'
+    with pytest.raises(EngineError, match=f'focal_length: {words}'):
         copier.infer(image, focal_length=focal_length)
+    with pytest.raises(EngineError, match=rf'focal_lengths\[1\]: {words}'):
+        copier.infer_batch([image] * 2, focal_lengths=[None, focal_length])
 
 
 def test_random_weights_say_so_and_choose_the_defaults(caplog):

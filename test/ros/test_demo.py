@@ -84,6 +84,7 @@ def test_process_that_dies_is_reported(start_process, image, tmp_path):
 
 
 @pytest.mark.parametrize('arguments, code, message', [
+    (('--device', 'tpu'), 1, "cannot configure: device: 'tpu' is not known"),
     (('--source', '/absent.mp4'), 1, "source '/absent.mp4': no such file"),
     (('--weights', '/absent.safetensors'), 2, '/absent.safetensors'),
 ])

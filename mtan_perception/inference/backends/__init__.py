@@ -34,7 +34,7 @@ class Backend(Protocol):
 
 
 def build_backend(name: str, load: Callable[[], MTANDeepLabv3], device: torch.device,
-                  precision: str, axes: str) -> Backend:
+                  precision: str, axes: str, failed: str | None = None) -> Backend:
     """
     Return a backend, and log which one and why.
 
@@ -43,6 +43,7 @@ def build_backend(name: str, load: Callable[[], MTANDeepLabv3], device: torch.de
     :param load: returns the network in evaluation mode, float32, on the CPU.
     :param precision: 'fp32', 'fp16' or 'bf16'.
     :param axes: those of the network's normals.
+    :param failed: name of the one that has failed, and that this one takes the place of.
     :raises EngineError: for an unknown name.
     """
     if name not in ('auto', *BACKENDS):
@@ -53,10 +54,13 @@ def build_backend(name: str, load: Callable[[], MTANDeepLabv3], device: torch.de
             backend = BACKENDS[choice](load, device, precision, axes)
         except BackendError as error:
             level = logging.INFO if name == 'auto' else logging.WARNING
-            _LOGGER.log(level, 'backend: %s cannot be used: %s', choice, error)
+            _LOGGER.log(level, 'backend: %s cannot be used: %s; going on with torch', choice,
+                        error)
             continue
-        why = 'as asked' if choice == name else (
-            'the fastest that can run here' if name == 'auto' else f'in place of {name}')
+        if name == 'auto':
+            why = 'the fastest that can run here'
+        else:
+            why = f'in place of {failed or name}' if failed or choice != name else 'as asked'
         _LOGGER.info('backend: %s on %s in %s, %s', choice, device, backend.precision, why)
         return backend
     raise EngineError(f'backend: none can run on {device} in {precision}')

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """ONNX Runtime: on a CPU, or on CUDA through TensorRT where it is installed; an optional extra."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, ExitStack
 import logging
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -93,17 +95,17 @@ class ONNXRuntimeBackend:
                'torch': torch.__version__, 'onnxruntime': self._runtime.__version__,
                'device': _describe(self._device), 'precision': self.precision,
                'axes': self._axes, 'size': f'{size[0]}x{size[1]}', 'tasks': '+'.join(tasks)}
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Spinning threads take the cores from everything else on the robot.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         try:
-            path = provide('mtan.onnx', key, lambda path: export_onnx(network, path))
-            options = self._runtime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            # Spinning threads take the cores from everything else on the robot.
-            options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-            if _TENSORRT in self._providers:
-                _LOGGER.info('onnxruntime: TensorRT builds its engine, which takes minutes; a '
-                             'later start finds it in %s ...', path.parent)
-            session = self._runtime.InferenceSession(str(path), options, [
-                (name, self._options(name, path.parent)) for name in self._providers])
+            with _file(network, key) as path:
+                if _TENSORRT in self._providers:
+                    _LOGGER.info('onnxruntime: TensorRT builds its engine, which takes minutes; a '
+                                 'later start finds it in %s ...', path.parent)
+                session = self._runtime.InferenceSession(str(path), options, [
+                    (name, self._options(name, path.parent)) for name in self._providers])
         except Exception as error:  # as above
             raise BackendError(f'onnxruntime cannot build the network: {error}') from error
         taken = session.get_providers()[0]
@@ -126,6 +128,21 @@ class ONNXRuntimeBackend:
             options |= {'trt_engine_cache_enable': True, 'trt_engine_cache_path': str(folder),
                         'trt_fp16_enable': self.precision == 'fp16'}
         return options
+
+
+@contextmanager
+def _file(network: FinishedNetwork, key: Mapping[str, str]) -> Iterator[Path]:
+    """Give the ONNX file that is kept between starts; where none can be, one for this once."""
+    with ExitStack() as stack:
+        try:
+            path = provide('mtan.onnx', key, lambda path: export_onnx(network, path))
+        except OSError as error:
+            _LOGGER.warning('cache: %s; the next start will have to write the model again: give '
+                            '$MTAN_CACHE a folder with enough space', error)
+            folder = stack.enter_context(TemporaryDirectory(prefix='mtan-'))
+            path = Path(folder) / 'mtan.onnx'
+            export_onnx(network, path)
+        yield path
 
 
 def _choose_providers(available: list[str], device: torch.device) -> list[str]:

@@ -3,6 +3,8 @@
 """PyTorch: on a CPU with Winograd convolutions, on CUDA as CUDA graphs."""
 
 from collections.abc import Callable
+import logging
+import time
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.mapped_weights import optimize_mapped
 from mtan_perception.inference.postprocess import finish
 from mtan_perception.network import MTANDeepLabv3
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class TorchBackend:
@@ -62,10 +66,21 @@ def _compile(run: Callable) -> Callable:
     from torch._dynamo.exc import TorchDynamoException
     compiled = torch.compile(run, dynamic=False)
 
+    built: set[tuple[tuple[int, ...], tuple[str, ...]]] = set()
+
     def attempt(x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+        key = tuple(x.shape), tasks
+        start = time.perf_counter()
+        if key not in built:
+            _LOGGER.info('compile: building %s at %dx%d, which may take minutes ...',
+                         ', '.join(tasks), *x.shape[-2:])
         try:
-            return compiled(x, tasks)
+            images = compiled(x, tasks)
         except TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
-        raise BackendError(f'torch.compile: {reason}')
+            raise BackendError(f'torch.compile: {reason}') from None
+        if key not in built:
+            built.add(key)
+            _LOGGER.info('compile: built in %.1f s', time.perf_counter() - start)
+        return images
     return attempt

@@ -22,10 +22,18 @@ from mtan_perception.tasks import NYUV2_TASKS
 
 ORIGINALS = ('eager', 'compile', 'openvino', 'onnxruntime')
 CONTENDERS = (*(f'original/{name}' for name in ORIGINALS), *(f'ours/{name}' for name in BACKENDS))
+# The others run on either.
+_ONLY_ON = {'original/openvino': 'cpu', 'original/onnxruntime': 'cpu', 'ours/openvino': 'cpu',
+            'ours/triton': 'cuda'}
 # In these files of the benchmark's folder the workers find the one set of weights.
 ORIGINAL_WEIGHTS, OUR_WEIGHTS = 'original.pth', 'ours.safetensors'
 
 Run = Callable[[], dict[str, Tensor]]
+
+
+def contenders_on(kind: str) -> list[str]:
+    """Return those of CONTENDERS that are for 'cpu' or for 'cuda'."""
+    return [name for name in CONTENDERS if _ONLY_ON.get(name, kind) == kind]
 
 
 def prepare(name: str, folder: Path, x: Tensor, tasks: tuple[str, ...], precision: str) -> Run:

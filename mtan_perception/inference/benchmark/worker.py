@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from mtan_perception.inference.benchmark.contenders import prepare
+from mtan_perception.inference.errors import BackendError
 
 _GPU_RUNS = 20
 
@@ -105,6 +106,8 @@ def main() -> None:
         answer: dict[str, Any] = {}
         try:
             answer['result'] = getattr(worker, method)(*arguments)
+        except BackendError as error:
+            answer['error'] = str(error).splitlines()[0]
         except Exception as error:  # whatever a runtime raises is the answer
             answer['error'] = f'{type(error).__name__}: {error}'.splitlines()[0]
         print(json.dumps(answer), file=answers, flush=True)

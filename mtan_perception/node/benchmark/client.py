@@ -142,11 +142,9 @@ class Client:
             self._executor.spin_once(timeout_sec=0.05)
 
     def _check_child(self) -> None:
-        if self._child.exit_code is not None:
-            self._child.wait(1.0)  # for its last lines
-            self._fail(f'ended by itself with exit code {self._child.exit_code}')
-        if any('cannot configure' in line for line in list(self._child.lines)):
-            self._fail('cannot start')
+        failure = self._child.failure()
+        if failure is not None:
+            raise NodeBenchmarkError(failure)
 
     def _fail(self, what: str) -> NoReturn:
         raise NodeBenchmarkError(

@@ -93,7 +93,8 @@ def table(costs: Sequence[NodeCost], clouds: Mapping[str, Sequence[float]]) -> s
         *(times(f'· {_STAGE_NAMES[name]}', lambda cost, name=name: cost.stages.get(name))
           for name in named),
         times('relay, message to message', lambda cost: cost.relay),
-        row(f'not the engine ÷ relay (aim ≤ {AIM:g})', lambda cost: f'{cost.ratio:.2f}'),
+        row(f'not the engine ÷ relay (aim for all outputs: ≤ {AIM:g})',
+            lambda cost: f'{cost.ratio:.2f}'),
         '',
         *(f'{name}: {_times(seconds)} ms of one core' for name, seconds in clouds.items())])
 
