@@ -325,7 +325,8 @@ class _Stopwatch:
     def lap(self, name: str) -> None:
         """End the stage `name`; the next one starts now."""
         if self._device.type == 'cuda':
-            torch.cuda.synchronize(self._device)
+            # Not the device, which would break the graph that another engine captures.
+            torch.cuda.current_stream(self._device).synchronize()
         now = time.perf_counter()
         self.laps[name] = (now - self._start) / self._count
         self._start = now

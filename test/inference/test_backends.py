@@ -613,6 +613,26 @@ def test_without_a_cuda_graph_the_network_runs_all_the_same(monkeypatch, caplog)
         'without, each kernel launched by itself']
 
 
+def test_too_little_memory_for_one_graph_says_nothing_of_others(monkeypatch, caplog):
+    """That of fewer images is captured all the same; this one is not tried again."""
+    graphs, tried = CudaGraphs(lambda x, tasks: {'depth': x[:, 0]}, CPU), []
+
+    def capture(x, tasks):
+        tried.append(len(x))
+        if len(x) == 1:
+            return lambda x: {'depth': x[:, 1]}
+        try:
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+        finally:
+            raise RuntimeError('operation failed due to a previous error during capture')
+    monkeypatch.setattr(graphs, '_capture', capture)
+    for count, channel in ((4, 0), (1, 1), (4, 0), (1, 1)):
+        x = torch.randn(count, 3, *SIZE)
+        assert graphs(x, ('depth',))['depth'].equal(x[:, channel])
+    assert tried == [4, 1] and graphs.captures
+    assert caplog.text.count('no CUDA graph of 4 image(s) of 48x72 (CUDA out of memory.') == 1
+
+
 def test_more_images_than_a_graph_is_captured_for_are_prepared_once():
     prepared = []
     graphs = CudaGraphs(lambda x, tasks: {'depth': x[:, 0]}, CPU,

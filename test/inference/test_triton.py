@@ -131,6 +131,18 @@ def test_tasks_go_through_a_layer_together(name, shared, one_map, extras):
     assert_near(getattr(fused, name)(x, *given, *rest), expected(parts, x, *given))
 
 
+@pytest.mark.parametrize('name', ['_by_kernel', '_by_library'])
+@pytest.mark.parametrize('height, width', [(9, 1), (1, 13), (1, 1)])
+def test_maps_of_one_row_or_column(name, height, width):
+    part, size = convolution(32, 16), {'height': height, 'width': width}
+    x, addend, factor = random_map(3, 16, **size), random_map(3, 32, **size), random_map(
+        1, 32, **size)
+    fused = layers.FusedConvolution([part], place)
+    rest = (None, None, choices.Tiling(64, 32, 16, 4, 3)) if name == '_by_kernel' else ()
+    assert_near(getattr(fused, name)(x, addend, factor, None, *rest),
+                expected([part], x, addend, factor))
+
+
 @pytest.mark.parametrize('given', [{}, {'addend': (3, 32)}, {'factor': (1, 32)}], ids=str)
 def test_a_library_completes_what_has_no_activation(given):
     part = convolution(32, 16, activation=None, bias=False)
@@ -363,6 +375,27 @@ def test_graphs_replay_with_new_images(precision, tolerance):
         assert list(found) == list(wanted)
         assert (found['depth'] - wanted['depth']).abs().max() < tolerance
     assert backend._run.captures and len(backend._run) == 2
+
+
+@needs_cuda
+def test_a_dropped_graph_takes_nothing_from_the_others(monkeypatch):
+    """As a graph goes, torch lets go of what cuBLAS keeps for the stream on which it began."""
+    monkeypatch.setattr(choices, '_chosen', {})
+    monkeypatch.setattr(choices, '_choose', lambda candidates, device: (
+        'library' if 'library' in candidates else next(iter(candidates))))
+    backend, tasks = TritonBackend(load, DEVICE, 'fp16', 'optical'), ('depth',)
+    images = [torch.randn(1, 3, 64, 96 + 8 * index, device=DEVICE) for index in range(11)]
+
+    def depth(x):
+        return backend(x, tasks)['depth'].clone()
+    first = [depth(x) for x in images]
+    kept = images[3:]  # the last eight
+    torch.cuda.empty_cache()
+    filled = [torch.full((2 ** 22,), torch.nan, device=DEVICE) for _ in range(8)]
+    assert len(backend._run) == len(kept)
+    for x, wanted in zip(kept, first[3:], strict=True):
+        assert depth(x).equal(wanted)
+    assert all(part.isnan().all() for part in filled) and len(backend._run) == len(kept)
 
 
 @needs_cuda

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from mtan_perception.inference.backends.latest_used import LatestUsed
+from mtan_perception.inference.devices import is_out_of_memory
 from mtan_perception.inference.errors import BackendError
 
 _LOGGER = logging.getLogger(__name__)
 
 Run = Callable[[Tensor, tuple[str, ...]], dict[str, Tensor]]
+_Key = tuple[tuple[int, ...], tuple[str, ...]]
 
 CAPTURING = threading.RLock()
 """Held while a graph is captured: a process can capture one at a time."""
@@ -40,13 +42,16 @@ class CudaGraphs:
         self.captures = True
         """False once a graph could not be captured."""
         self._graphs: LatestUsed[Callable[[Tensor], dict[str, Tensor]]] = LatestUsed(_MAX_GRAPHS)
-        # What has been prepared and runs without a graph.
-        self._prepared: set[tuple[tuple[int, ...], tuple[str, ...]]] = set()
+        # What runs without a graph: too many images, or too little memory for one.
+        self._without: set[_Key] = set()
         # One for all graphs: they run one at a time, and what one gives is used before the next
         # one runs.
         self._pool: tuple[int, int] | None = None
-        # One for all, too: cuBLAS keeps 32 MiB for each stream that it has ever seen.
+        # One for all, too: cuBLAS keeps 32 MiB for each stream that it has ever seen. Captures
+        # begin on another, on which nothing runs: as a graph is dropped, torch lets go of what
+        # cuBLAS keeps for the stream on which it began, though the other graphs use it.
         self._stream: torch.cuda.Stream | None = None
+        self._beginning: torch.cuda.Stream | None = None
 
     def __len__(self) -> int:
         """Return the number of graphs that are kept."""
@@ -55,22 +60,26 @@ class CudaGraphs:
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Return the finished images of the tasks, in memory that the next call may use."""
         key = tuple(x.shape), tasks
-        if self.captures and x.shape[0] <= _MAX_BATCH:
+        if self.captures and x.shape[0] <= _MAX_BATCH and key not in self._without:
             try:
                 return self._graphs.use(key, lambda: self._capture(x, tasks))(x)
             except BackendError:
                 raise
             except RuntimeError as error:
                 # That of the kernel that could not be captured; the end of capturing fails too.
-                reason = str(error.__context__ or error).partition('\n')[0]
-            self.captures = False
+                while isinstance(error.__context__, RuntimeError):
+                    error = error.__context__
+                reason = str(error).partition('\n')[0]
+                self.captures = is_out_of_memory(error)  # which says nothing of fewer images
             self._graphs.clear()
             torch.cuda.empty_cache()
-            _LOGGER.warning('no CUDA graph (%s); going on without, each kernel launched by itself',
-                            reason)
-        if key not in self._prepared:
+            _LOGGER.warning(
+                'no CUDA graph%s (%s); going on without, each kernel launched by itself',
+                ' of {} image(s) of {}x{}'.format(len(x), *x.shape[2:]) if self.captures else '',
+                reason)
+        if key not in self._without:
             self._prepare(x, tasks)
-            self._prepared.add(key)
+            self._without.add(key)
         return self._run(x, tasks)
 
     def _capture(self, x: Tensor, tasks: tuple[str, ...]) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -79,8 +88,9 @@ class CudaGraphs:
         run, inputs = self._run, x.clone()
         if self._stream is None:
             self._pool = torch.cuda.graph_pool_handle()
-            self._stream = torch.cuda.Stream(self._device)
-        graph, stream = torch.cuda.CUDAGraph(), self._stream
+            self._stream, self._beginning = (
+                torch.cuda.Stream(self._device) for _ in range(2))
+        graph, stream, beginning = torch.cuda.CUDAGraph(), self._stream, self._beginning
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with _measured_kernels():
             with torch.cuda.stream(stream):
@@ -90,9 +100,14 @@ class CudaGraphs:
             torch.cuda.current_stream(self._device).wait_stream(stream)
             # Without a stream of this device it would be one of the first device that was used.
             # Where capturing fails, torch leaves it the current one: hence the outer statement.
-            with CAPTURING, torch.cuda.stream(stream), torch.cuda.graph(
-                    graph, pool=self._pool, stream=stream, capture_error_mode='thread_local'):
-                outputs = run(inputs, tasks)
+            with CAPTURING, torch.cuda.stream(beginning), torch.cuda.graph(
+                    graph, pool=self._pool, stream=beginning, capture_error_mode='thread_local'):
+                stream.wait_stream(beginning)
+                try:
+                    with torch.cuda.stream(stream):
+                        outputs = run(inputs, tasks)
+                finally:  # else the capture could not be ended, and torch would keep its memory
+                    beginning.wait_stream(stream)
 
         def replay(x: Tensor) -> dict[str, Tensor]:
             inputs.copy_(x)

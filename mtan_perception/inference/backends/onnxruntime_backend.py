@@ -81,7 +81,8 @@ class ONNXRuntimeBackend:
             for name, tensor in tensors.items():
                 bind(name, *where, _ELEMENTS[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         if self._device.type == 'cuda':
-            torch.cuda.synchronize(self._device)  # the session has a stream of its own
+            # The session has a stream of its own.
+            torch.cuda.current_stream(self._device).synchronize()
         try:
             session.run_with_iobinding(binding)
         except Exception as error:  # the runtime's own errors have no common class

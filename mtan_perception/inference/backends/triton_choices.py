@@ -101,7 +101,9 @@ def keep_choices(key: Mapping[str, str], run: Callable[[], object]) -> None:
             run()
         path.write_text(json.dumps(used))
     try:
-        _chosen.update(json.loads(provide('kernels.json', key, build).read_text()))
+        kept = json.loads(provide('kernels.json', key, build).read_text())
+        # What another engine of this process uses already stays as it is.
+        _chosen.update({name: way for name, way in kept.items() if name not in _chosen})
     except OSError as error:
         _LOGGER.warning('cache: %s; the next start will have to choose its kernels again: give '
                         '$MTAN_CACHE a folder that can be written', error)

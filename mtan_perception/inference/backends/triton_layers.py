@@ -328,8 +328,8 @@ def _complete(y: Tensor, bias: Tensor, activation: int, addend: Tensor | None,
               * triton.cdiv(channels, _POINTWISE_CHANNELS))
 
     def steps(map_: Tensor | None) -> list[int]:
-        task, image, _, column = _steps(map_, 4)
-        return [task, image, column]
+        task, image, row, column = _steps(map_, 4)
+        return [task, image, column if width > 1 else row]
     kernels.complete[blocks, images, tasks](
         y, bias, y if addend is None else addend, y if factor is None else factor,
         height * width, channels, activation, addend is not None, factor is not None,

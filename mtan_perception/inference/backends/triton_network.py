@@ -55,6 +55,13 @@ class FusedMTAN:
         wanted = set(self.tasks if tasks is None else tasks)
         names = tuple(name for name in self.tasks if name in wanted)
         masks, heads = self._select(names)
+        with self._beside.joined(x):
+            logits = heads(self._attend(x, masks), self._beside)
+        return {name: part[..., :self.tasks[name]].permute(0, 3, 1, 2)
+                for name, part in zip(names, logits, strict=True)}
+
+    def _attend(self, x: Tensor, masks: list['_Masks']) -> Tensor:
+        """Return the tasks' features."""
         # Many of the kernels are too small to fill the device: the trunk's next stage runs beside
         # the tasks'. What it gives is kept until the end, so that its memory is not used anew.
         with self._beside(x):
@@ -68,9 +75,7 @@ class FusedMTAN:
                 attended = attended if isinstance(pool, nn.Identity) else pool_most(
                     pool, attended)
             attended = masks[stage](u, attended, p)
-        logits = heads(attended, self._beside)
-        return {name: part[..., :self.tasks[name]].permute(0, 3, 1, 2)
-                for name, part in zip(names, logits, strict=True)}
+        return attended
 
     def _trunk(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, torch.cuda.Event | None]]:
         """Yield of each stage the features before its last block, those after it, and when."""
@@ -113,6 +118,15 @@ class _Beside:
         self._stream.wait_stream(torch.cuda.current_stream(x.device))
         with torch.cuda.stream(self._stream):
             yield
+
+    @contextmanager
+    def joined(self, x: Tensor) -> Iterator[None]:
+        """Let the current stream wait at the end for all that ran beside it, come what may."""
+        try:
+            yield
+        finally:  # else a capture in progress could not be ended, and torch would keep its memory
+            if self._stream is not None:
+                torch.cuda.current_stream(x.device).wait_stream(self._stream)
 
     def mark(self, x: Tensor) -> torch.cuda.Event | None:
         """Return the present end of the current stream."""

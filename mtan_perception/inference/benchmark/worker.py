@@ -76,6 +76,12 @@ class Worker:
         entries = dict(line.split(':', 1) for line in lines)
         return int(entries['VmHWM'].split()[0]) / 2 ** 10
 
+    def given_back(self) -> float:
+        """Return how many MiB of the GPU torch has had, at its peak, and holds no more."""
+        device = self._device
+        return (torch.cuda.max_memory_reserved(device)
+                - torch.cuda.memory_reserved(device)) / 2 ** 20
+
     def save(self, name: str) -> None:
         """Write the latest maps as label, depth and normal, whatever form they have."""
         maps = {name: part.float().cpu() for name, part in self._maps.items()}
