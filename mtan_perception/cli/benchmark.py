@@ -13,7 +13,7 @@ import sys
 import tempfile
 from typing import Any
 
-from mtan_perception.cli.arguments import parse_size
+from mtan_perception.cli.arguments import check_file, parse_size
 from mtan_perception.tasks import NYUV2_TASKS
 
 _SIZES = '288x384,480x640'
@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f'--{name}: {getattr(args, name)}; give 1 to {most}')
     if args.patience is not None and not 0 <= args.patience < math.inf:
         raise ValueError(f'--patience: {args.patience:g}; give seconds, at least 0')
-    _check_json(args.json)
+    if args.json:
+        check_file('--json', args.json)
     measure_node = _load_node_benchmark() if args.node else None
     report: dict[str, Any] = {}
     if args.network or not args.node:
@@ -94,20 +95,6 @@ def run(args: argparse.Namespace) -> None:
         _write(args.json, report)
     if args.json:
         print(f'\nwritten: {args.json}')
-
-
-def _check_json(path: Path | None) -> None:
-    """Make sure, before minutes of measuring, that the file can be written."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise ValueError(f'--json: {path} is a folder; name a file')
-    try:
-        with tempfile.TemporaryFile(dir=path.absolute().parent):
-            pass
-    except OSError as error:
-        raise ValueError(f'--json: {path} cannot be written: {error.strerror}; name a file in a '
-                         'folder that there is') from error
 
 
 def _load_node_benchmark() -> Callable[..., dict[str, Any]]:
@@ -234,4 +221,5 @@ def _say(text: str) -> None:
 
 def _write(path: Path | None, report: dict[str, Any]) -> None:
     if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report, indent=1) + '\n')

@@ -6,13 +6,19 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 import math
-import os
 from pathlib import Path
 import sys
 import time
 from typing import Any
 
-from mtan_perception.cli.arguments import parse_names, parse_seeds, parse_size
+from mtan_perception.cli.arguments import (
+    add_engine_options,
+    build_engine,
+    check_file,
+    check_folder,
+    parse_names,
+    parse_seeds,
+)
 from mtan_perception.labels import LabelSet, NYUV2_13
 from mtan_perception.tasks import DEPTH, NYUV2_TASKS, SEGMENTATION
 from mtan_perception.training.layouts import LAYOUTS
@@ -58,14 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument('--seeds', metavar='START:COUNT',
                         help='synthetic scenes, in place of --split')
     parser.add_argument('--limit', type=int, metavar='N', help='only the first N frames')
-    parser.add_argument('--weights', default='default', metavar='W.safetensors',
-                        help='a weights file, default or random (default %(default)s)')
-    parser.add_argument('--tasks', metavar='NAME,...',
-                        help='of segmentation, depth and normal; by default all')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--precision', default='auto', help='auto, fp32, fp16 or bf16')
-    parser.add_argument('--input-size', metavar='HxW',
-                        help='size to fit the image into; by default that of the weights')
+    add_engine_options(parser)
     parser.add_argument('--seconds', type=float, default=30.0,
                         help='how long to watch with --live (default %(default)g)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures here')
@@ -81,13 +80,10 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.limit is not None and args.limit < 1:
         raise ValueError(f'--limit: {args.limit}; evaluate at least 1 frame')
-    # What cannot be written is found out now, and not after the work.
     if args.json:
-        _check_folder('--json', args.json.parent)
-        if args.json.is_dir():
-            raise ValueError(f'--json: {args.json} is a folder; name a file in it')
+        check_file('--json', args.json)
     if args.pictures:
-        _check_folder('--pictures', args.pictures)
+        check_folder('--pictures', args.pictures)
     start = time.monotonic()
     evaluation, about, labels = (_watch if args.live else _evaluate)(args)
     about |= {'count': evaluation.count, 'tasks': list(evaluation.metrics),
@@ -99,27 +95,17 @@ def run(args: argparse.Namespace) -> None:
     _finish(args, evaluation, about, labels)
 
 
-def _check_folder(option: str, folder: Path) -> None:
-    """Raise ValueError where a folder cannot be written or made."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f'{option}: cannot write to {folder}, because {existing} is not a '
-                         'folder that may be written to')
-
-
 def _evaluate(args: argparse.Namespace):
     """Return the Evaluation of weights on data, what to say about it, and the classes."""
-    from mtan_perception.inference import Engine
     from mtan_perception.labels import generic
     from mtan_perception.training.evaluation import choose_tasks, evaluate
-    engine = Engine(args.weights, args.device, args.precision,
-                    input_size=parse_size(args.input_size) if args.input_size else None)
+    engine = build_engine(args)
     data = _open_synthetic(args, engine) if args.data == 'synthetic' else _open_dataset(args)
     wanted = parse_names(args.tasks)
     channels = choose_tasks(engine.card, data.tasks, data.labels, data.depth_unit, wanted)
     print(f"{data.about['data']}: {data.count} frames of "
           f"{'x'.join(map(str, data.about['image_size']))}; weights '{args.weights}' on "
-          f'{engine.device} in {engine.precision}', flush=True)
+          f'{engine.device} in {engine.precision} by {engine.backend}', flush=True)
     for task in [task for task in NYUV2_TASKS if task not in channels and not wanted]:
         owner = 'weights' if task not in engine.card.tasks else 'data'
         print(f'{task}: not judged, because the {owner} have none')
@@ -132,7 +118,7 @@ def _evaluate(args: argparse.Namespace):
         print(f'frame skipped: {fault}', file=sys.stderr)
     about = {'weights': args.weights, **data.about, 'skipped': len(data.skipped),
              'input_size': list(engine.input_size), 'device': str(engine.device),
-             'precision': engine.precision}
+             'precision': engine.precision, 'backend': engine.backend}
     if DEPTH in channels:
         about |= {'depth_unit': data.depth_unit,
                   'focal_length_corrected': data.has_intrinsics and engine.corrects_depth}

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from mtan_perception.cli.arguments import parse_names, parse_size
+from mtan_perception.cli.arguments import add_engine_options, build_engine, parse_names
 from mtan_perception.cli.png import write_png
 from mtan_perception.files import read_picture
 from mtan_perception.tasks import DEPTH
@@ -30,16 +30,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                     f'contact_sheet.png with the first {_SHEET_ROWS} images.')
     parser.set_defaults(run=run)
     parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE')
-    parser.add_argument('--weights', default='default', metavar='W.safetensors',
-                        help='a weights file, default or random (default %(default)s)')
     parser.add_argument('--out', required=True, type=Path, metavar='FOLDER',
                         help='made if it does not exist')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--precision', default='auto', help='auto, fp32, fp16 or bf16')
-    parser.add_argument('--tasks', metavar='NAME,...',
-                        help='of segmentation, depth and normal; by default all')
-    parser.add_argument('--input-size', metavar='HxW',
-                        help='size to fit the image into; by default that of the weights')
+    add_engine_options(parser)
     parser.add_argument('--depth-range', nargs=2, type=float, default=(0.1, 10.0),
                         metavar=('MIN', 'MAX'),
                         help='depth outside is unknown, in metres (default 0.1 10)')
@@ -50,18 +43,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Predict and write each image; raise ValueError at the end for those that are no images."""
-    from mtan_perception.inference import Engine
     from mtan_perception.visualization import contact_sheet
     _check_names(args.images)
-    engine = Engine(args.weights, args.device, args.precision, parse_names(args.tasks),
-                    parse_size(args.input_size) if args.input_size else None)
+    engine = build_engine(args, parse_names(args.tasks))
     engine.depth_range = args.depth_range
     _check_focal_length(args.focal_length, engine)
     _make_folder(args.out)
     for remark in _remarks(engine, args.focal_length):
         print(f'mtan predict: {remark}', file=sys.stderr)
     rows, unreadable = [], []
-    remark = ', the building of the model included'
+    remark = f' by {engine.backend}, the building of the model included'
     for path in args.images:
         image = _read_image(path)
         if image is None:

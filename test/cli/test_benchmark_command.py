@@ -24,10 +24,9 @@ from mtan_perception.cli.main import main
     (['--sizes', '80000x80000'], '--sizes: 80000x80000; height and width must be at most 4096'),
     (['--patience', 'nan'], '--patience: nan; give seconds, at least 0'),
     (['--patience', '-1'], '--patience: -1; give seconds, at least 0'),
-    (['--json', '/nowhere/a.json'],
-     '--json: /nowhere/a.json cannot be written: No such file or directory; name a file in a'),
-    (['--json', '/proc/a.json'], '--json: /proc/a.json cannot be written: No such file'),
-    (['--json', '/'], '--json: / is a folder; name a file'),
+    (['--json', '/proc/a/b.json'], '--json: cannot write to /proc/a, because /proc is not a '
+     'folder that may be written to (No such file'),
+    (['--json', '/'], '--json: / is a folder; name a file in it'),
     (['--device', 'tpu'], "device: 'tpu' is not known"),
 ])
 def test_what_cannot_be_measured(arguments, words, capsys):

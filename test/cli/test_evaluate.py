@@ -45,7 +45,8 @@ def evaluate(weights, *arguments):
 def test_synthetic_scenes_from_the_command_line_to_the_files(weights, tmp_path, capsys):
     """The table, the JSON with its exact keys, the pictures; a second run gives the same."""
     out = tmp_path / 'made'
-    arguments = ('--data', 'synthetic', '--seeds', '3:2', '--input-size', '40x64')
+    arguments = ('--data', 'synthetic', '--seeds', '3:2', '--input-size', '40x64', '--backend',
+                 'torch')
     assert evaluate(weights, *arguments, '--json', out / 'a.json', '--pictures', out / 'p') == 0
     printed = capsys.readouterr().out
     assert 'synthetic: 2 frames of 48x64' in printed and 'mean IoU' in printed
@@ -58,6 +59,7 @@ def test_synthetic_scenes_from_the_command_line_to_the_files(weights, tmp_path, 
     assert run['input_size'] == [40, 64] and run['image_size'] == [48, 64]
     assert run['focal_length_corrected'] is True and run['depth_known'] == 1
     assert run['classes'][0] == 'bed' and run['device'] == 'cpu' and run['precision'] == 'fp32'
+    assert run['backend'] == 'torch'
     assert {path.name for path in (out / 'p').iterdir()} == {
         'confusion_matrix.png', 'depth_error.png', 'normal_angle.png', 'worst_frames.png'}
     assert cv2.imread(str(out / 'p' / 'worst_frames.png')).shape[1] == 7 * 72 + 8

@@ -32,7 +32,7 @@ def predict(*arguments, weights='random'):
 def test_every_output_is_written(photo, tmp_path, capsys):
     """PNGs of the network's size, lossless ids, raw depth and normals, and the sheet."""
     out = tmp_path / 'made' / 'out'
-    assert predict(photo, '--out', out, '--depth-range', '0.01', '100') == 0
+    assert predict(photo, '--out', out, '--depth-range', '0.01', '100', '--backend', 'torch') == 0
     names = ('mask.png', 'confidence.png', 'overlay.png', 'depth.png', 'normal.png',
              'depth.npy', 'normal.npy')
     assert {path.name for path in out.iterdir()} == {'contact_sheet.png',
@@ -48,7 +48,7 @@ def test_every_output_is_written(photo, tmp_path, capsys):
     assert painted == pytest.approx((normal + 1) * 127.5, abs=0.51)
     sheet = cv2.imread(str(out / 'contact_sheet.png'))
     assert sheet.shape[1] > 4 * 64 > sheet.shape[0]
-    assert re.search(r'photo\.png: 48x64, \d+ ms, the building of the model included\n',
+    assert re.search(r'photo\.png: 48x64, \d+ ms by torch, the building of the model included\n',
                      capsys.readouterr().out)
 
 
