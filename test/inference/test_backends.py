@@ -551,7 +551,7 @@ def test_without_a_cache_the_onnx_file_is_written_for_the_moment(monkeypatch, tm
     x = torch.randn(1, 3, 32, 32)
     found = build_backend('onnxruntime', load, CPU, 'fp32', 'optical')(x, ('depth',))
     assert_agrees(found, expected(x, ['depth']))
-    assert 'will have to write the model again: give $MTAN_CACHE a folder' in caplog.text
+    assert 'will have to build the model again: give $MTAN_CACHE a folder' in caplog.text
     assert not list(tmp_path.iterdir())
 
 

@@ -72,6 +72,7 @@ class CudaGraphs:
                 reason = str(error).partition('\n')[0]
                 self.captures = is_out_of_memory(error)  # which says nothing of fewer images
             self._graphs.clear()
+            self._pool = None  # of one that is still in use torch refuses to make anything
             torch.cuda.empty_cache()
             _LOGGER.warning(
                 'no CUDA graph%s (%s); going on without, each kernel launched by itself',
@@ -86,8 +87,9 @@ class CudaGraphs:
         """Return a call that replays the kernels, without the time to launch each of them."""
         _LOGGER.info('capturing a CUDA graph of %s at %dx%d', ', '.join(tasks), *x.shape[-2:])
         run, inputs = self._run, x.clone()
-        if self._stream is None:
+        if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
+        if self._stream is None:
             self._stream, self._beginning = (
                 torch.cuda.Stream(self._device) for _ in range(2))
         graph, stream, beginning = torch.cuda.CUDAGraph(), self._stream, self._beginning

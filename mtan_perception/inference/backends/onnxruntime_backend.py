@@ -103,8 +103,8 @@ class ONNXRuntimeBackend:
         try:
             with _file(network, key) as path:
                 if _TENSORRT in self._providers:
-                    _LOGGER.info('onnxruntime: TensorRT builds its engine, which takes minutes; a '
-                                 'later start finds it in %s ...', path.parent)
+                    _LOGGER.info('onnxruntime: TensorRT builds its engine, which takes minutes '
+                                 'unless %s has it already ...', path.parent)
                 session = self._runtime.InferenceSession(str(path), options, [
                     (name, self._options(name, path.parent)) for name in self._providers])
         except Exception as error:  # as above
@@ -138,7 +138,7 @@ def _file(network: FinishedNetwork, key: Mapping[str, str]) -> Iterator[Path]:
         try:
             path = provide('mtan.onnx', key, lambda path: export_onnx(network, path))
         except OSError as error:
-            _LOGGER.warning('cache: %s; the next start will have to write the model again: give '
+            _LOGGER.warning('cache: %s; the next start will have to build the model again: give '
                             '$MTAN_CACHE a folder with enough space', error)
             folder = stack.enter_context(TemporaryDirectory(prefix='mtan-'))
             path = Path(folder) / 'mtan.onnx'
