@@ -22,8 +22,8 @@ _MIN_SIZE = 32
 _MAX_ROUNDS = _MAX_FRAMES = 1000
 # One task's share of the time is asked for to a hundredth.
 _SINGLE_ROUNDS = 3
-# The compilers take minutes on a CPU: ours is left to who asks for it.
-_LEFT_OUT = ('ours/compile',)
+# Half a minute and more to build.
+_NOT_QUICK = ('original/compile', 'ours/compile')
 # Seconds for the slowest to build: on a GPU torch.compile measures its kernels, and takes more
 # than 130 on 16 cores.
 _PATIENCE = {'cpu': 150, 'cuda': 600}
@@ -56,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument('--sizes', metavar='HxW,...',
                         help=f"the network's (default {_SIZES}, with --quick {_QUICK_SIZES})")
     parser.add_argument('--contenders', metavar='NAME,...',
-                        help='by default all that can run, without ours/compile')
+                        help='by default all that can run, with --quick without compile')
     parser.add_argument('--rounds', type=int, default=8,
                         help="the network's, at the first size; three times as many for one "
                              'task alone, half as many at other sizes (default %(default)s)')
@@ -161,8 +161,7 @@ def _names(args: argparse.Namespace, kind: str) -> list[str]:
             if name not in CONTENDERS:
                 raise ValueError(f'--contenders: {name!r}; choose from {", ".join(CONTENDERS)}')
         return names
-    return [name for name in contenders_on(kind) if name not in _LEFT_OUT
-            and not (args.quick and name == 'original/compile')]
+    return [name for name in contenders_on(kind) if not (args.quick and name in _NOT_QUICK)]
 
 
 def _measure_network(measure: Callable[..., list], processes: dict[str, Any], images: Sequence,

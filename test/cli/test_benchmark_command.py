@@ -38,9 +38,14 @@ def test_by_default_what_the_device_cannot_run_is_left_out():
     args = SimpleNamespace(contenders=None, quick=False)
     assert benchmark._names(args, 'cpu') == [
         'original/eager', 'original/compile', 'original/openvino', 'original/onnxruntime',
-        'ours/torch', 'ours/openvino', 'ours/onnxruntime']
+        'ours/torch', 'ours/compile', 'ours/openvino', 'ours/onnxruntime']
     assert benchmark._names(args, 'cuda') == [
-        'original/eager', 'original/compile', 'ours/torch', 'ours/triton', 'ours/onnxruntime']
+        'original/eager', 'original/compile', 'ours/torch', 'ours/triton', 'ours/compile',
+        'ours/onnxruntime']
+    args.quick = True
+    assert benchmark._names(args, 'cpu') == [
+        'original/eager', 'original/openvino', 'original/onnxruntime', 'ours/torch',
+        'ours/openvino', 'ours/onnxruntime']
 
 
 def test_without_ros_the_node_is_refused_before_anything_is_measured(monkeypatch, capsys):
