@@ -5,6 +5,7 @@
 import gc
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -424,6 +425,31 @@ def test_an_openvino_that_is_too_old_is_left_alone(monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         assert build_backend('auto', load, CPU, 'fp32', 'optical').name == 'torch'
     assert 'openvino cannot be used: cannot import name' in caplog.text
+
+
+@pytest.mark.skipif(shutil.which('g++') is None, reason='needs a C++ compiler')
+def test_compile_agrees_and_says_that_it_builds(caplog):
+    with caplog.at_level(logging.INFO):
+        backend = build_backend('compile', load, CPU, 'fp32', 'optical')
+        for seed in range(2):
+            x = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
+            assert_agrees(backend(x, ('depth',)), expected(x, ['depth']))
+    assert caplog.text.count('compile: building depth at 48x72, which may take minutes') == 1
+    assert caplog.text.count('compile: built in ') == 1
+
+
+def test_compile_without_a_compiler_leaves_it_to_torch(tmp_path):
+    script = """if True:
+        from mtan_perception.inference import Engine
+        engine = Engine('random', 'cpu', input_size=(32, 32), backend='compile')
+        engine.warm_up()
+        print(engine.backend)"""
+    result = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, timeout=100, check=True,
+        env={**os.environ, 'CXX': '/nowhere', 'TORCHINDUCTOR_CACHE_DIR': str(tmp_path)})
+    assert result.stdout == 'torch\n'
+    assert 'backend: failed (torch.compile: InvalidCxxCompiler' in result.stderr
+    assert 'going on with torch' in result.stderr
 
 
 def test_openvino_tells_nobody_of_its_use(tmp_path):

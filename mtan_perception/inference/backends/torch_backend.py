@@ -65,7 +65,6 @@ def _compile(run: Callable) -> Callable:
     """Return it compiled; it raises BackendError where the compiler fails."""
     from torch._dynamo.exc import TorchDynamoException
     compiled = torch.compile(run, dynamic=False)
-
     built: set[tuple[tuple[int, ...], tuple[str, ...]]] = set()
 
     def attempt(x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
@@ -78,9 +77,10 @@ def _compile(run: Callable) -> Callable:
             images = compiled(x, tasks)
         except TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
-            raise BackendError(f'torch.compile: {reason}') from None
-        if key not in built:
-            built.add(key)
-            _LOGGER.info('compile: built in %.1f s', time.perf_counter() - start)
-        return images
+        else:
+            if key not in built:
+                built.add(key)
+                _LOGGER.info('compile: built in %.1f s', time.perf_counter() - start)
+            return images
+        raise BackendError(f'torch.compile: {reason}')  # here, where what failed is let go
     return attempt
