@@ -21,6 +21,9 @@ from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 # A normal shorter than this has no direction to speak of.
 MIN_NORM = 1e-4
 
+IMAGES = {SEGMENTATION: ('label', 'probability'), DEPTH: ('depth',), NORMAL: ('normal',)}
+"""Task -> the names of the images that `finish` makes of it."""
+
 
 def finish(logits: Mapping[str, Tensor], size: tuple[int, int], axes: str) -> dict[str, Tensor]:
     """

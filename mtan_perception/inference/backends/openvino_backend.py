@@ -23,7 +23,7 @@ from mtan_perception.inference.devices import uses_matrix_units
 from mtan_perception.inference.errors import BackendError, in_one_line
 from mtan_perception.inference.mapped_weights import optimize_mapped, reading_once
 from mtan_perception.inference.optimize import OptimizedMTAN
-from mtan_perception.inference.postprocess import finish
+from mtan_perception.inference.postprocess import finish, IMAGES
 from mtan_perception.network import MTANDeepLabv3
 
 _LOGGER = logging.getLogger(__name__)
@@ -42,9 +42,9 @@ class OpenVINOBackend:
     Run the optimised network and its post-processing as one OpenVINO model for a size and tasks.
 
     The first size and tasks are built at once. Others are built aside when they come a second
-    time, and torch runs them meanwhile: no frame waits for a model, and none is built for a
-    photograph that is the only one of its size. Where more sizes and tasks are in use than models
-    are kept, torch runs those that came last.
+    time; meanwhile a model of that size with more tasks runs them, or else torch: no frame waits
+    for a model, and none is built for a photograph that is the only one of its size. So it stays
+    where more sizes and tasks are in use than models are kept.
 
     :raises BackendError: without OpenVINO, on another device than the CPU, and in fp16.
     """
@@ -89,7 +89,7 @@ class OpenVINOBackend:
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Return the finished images of the tasks."""
         size = tuple(x.shape[-2:])
-        request = self._find((size, tasks))
+        request = self._find(size, tasks)
         if request is None:
             x = x.contiguous(memory_format=torch.channels_last)
             return finish(self._network.logits(x, tasks), size, self._axes)
@@ -99,19 +99,24 @@ class OpenVINOBackend:
                 results = request.infer({0: image[None]}, share_inputs=True)
             except RuntimeError as error:
                 raise BackendError(f'openvino failed: {in_one_line(error)}') from error
-            parts.append({port.get_any_name(): torch.from_numpy(array)
-                          for port, array in results.items()})
+            parts.append({name: torch.from_numpy(results[name])
+                          for task in tasks for name in IMAGES[task]})
         if len(parts) == 1:  # torch.cat would copy
             return parts[0]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _find(self, key: tuple) -> Any | None:
-        """Return the request for a size and tasks, None while there is none."""
+    def _find(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any | None:
+        """Return the request for a size and at least these tasks, None while there is none."""
         self._calls += 1
+        key = size, tasks
         if self._requests and key not in self._requests:
             self._build_aside(key)
-            if key not in self._requests:
+        if self._requests and key not in self._requests:
+            able = [other for other in self._requests
+                    if other[0] == size and set(tasks) < set(other[1])]
+            if not able:
                 return None
+            key = min(able, key=lambda other: len(other[1]))
         self._last_calls[key] = self._calls
         return self._requests.use(key, lambda: self._compile(*key))
 
