@@ -276,7 +276,7 @@ def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node
     after the one back: so OpenVINO copies neither map.
     """
     y = _by_tiles(x, module.inputs, _constant(module.weight), module.outputs, module.dilation,
-                  (3, 3), 1)
+                  module.tile, 1)
     y = ops.add(y, _constant(module.bias))
     if addend is None:
         return _channels_first(_activate(y, module.activation))
