@@ -18,7 +18,6 @@ from mtan_perception.tasks import NYUV2_TASKS
 
 _SIZES = '288x384,480x640'
 _QUICK_SIZES = '96x128'
-_MIN_SIZE = 32
 _MAX_ROUNDS = _MAX_FRAMES = 1000
 # One task's share of the time is asked for to a hundredth.
 _SINGLE_ROUNDS = 3
@@ -143,12 +142,14 @@ def _run_network(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sizes(args: argparse.Namespace) -> list[tuple[int, int]]:
+    from mtan_perception.geometry import INPUT_LIMITS  # and numpy
+    least = INPUT_LIMITS[0]
     sizes = [parse_size(text, '--sizes')
              for text in (args.sizes or (_QUICK_SIZES if args.quick else _SIZES)).split(',')]
     for height, width in sizes:
-        if height % 8 or width % 8 or min(height, width) < _MIN_SIZE:
+        if height % 8 or width % 8 or min(height, width) < least:
             raise ValueError(f'--sizes: {height}x{width}; the original takes multiples of 8, '
-                             f'at least {_MIN_SIZE}')
+                             f'at least {least}')
     return sizes
 
 

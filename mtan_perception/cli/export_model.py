@@ -33,6 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the file and say what it takes and gives."""
     from mtan_perception.checkpoint import load_network
+    from mtan_perception.geometry import INPUT_LIMITS
     from mtan_perception.inference.convolution import Convolution
     from mtan_perception.inference.export import EXPORTERS, FACTORIES, FinishedNetwork
     from mtan_perception.inference.optimize import OptimizedMTAN
@@ -42,10 +43,10 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--out: {args.out}; a file of {args.format} ends in {suffix}')
     network, card = load_network(args.weights)
     size = parse_size(args.input_size) if args.input_size else card.input_size
-    multiple = max(8, card.output_stride)
-    if size[0] % multiple or size[1] % multiple or min(size) < 32:
+    multiple, least = max(8, card.output_stride), INPUT_LIMITS[0]
+    if size[0] % multiple or size[1] % multiple or min(size) < least:
         raise ValueError(f'--input-size: {size[0]}x{size[1]}; give multiples of {multiple}, '
-                         'at least 32')
+                         f'at least {least}')
     available = [name for name in card.tasks if name in NYUV2_TASKS]
     if not available:
         raise ValueError(f"--weights: {args.weights} has the task(s) {', '.join(card.tasks)}; a "

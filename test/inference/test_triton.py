@@ -113,6 +113,12 @@ def test_large_maps_are_no_row_of_pixels(images, monkeypatch):
     assert_near(layers.FusedConvolution([part], place)(x), expected([part], x))
 
 
+def result_of(way, fused, x, *given):
+    """Return what a layer gives, by its kernel in one tiling or by a library."""
+    rest = (None, None, choices.Tiling(64, 32, 16, 4, 3)) if way == '_by_kernel' else ()
+    return getattr(fused, way)(x, *given, *rest)
+
+
 @pytest.mark.parametrize('name', ['_by_kernel', '_by_library'])
 @pytest.mark.parametrize('shared', [False, True], ids=['own weights', 'shared weights'])
 @pytest.mark.parametrize('one_map', [False, True], ids=['own map', 'shared map'])
@@ -127,8 +133,7 @@ def test_tasks_go_through_a_layer_together(name, shared, one_map, extras):
             'bias': torch.randn(tasks, 2, 32, device=DEVICE)}
     given = [maps[key] if key in extras else None for key in ('addend', 'factor', 'bias')]
     fused = layers.FusedConvolution(parts, place)
-    rest = (None, None, choices.Tiling(64, 32, 16, 4, 3)) if name == '_by_kernel' else ()
-    assert_near(getattr(fused, name)(x, *given, *rest), expected(parts, x, *given))
+    assert_near(result_of(name, fused, x, *given), expected(parts, x, *given))
 
 
 @pytest.mark.parametrize('name', ['_by_kernel', '_by_library'])
@@ -138,8 +143,7 @@ def test_maps_of_one_row_or_column(name, height, width):
     x, addend, factor = random_map(3, 16, **size), random_map(3, 32, **size), random_map(
         1, 32, **size)
     fused = layers.FusedConvolution([part], place)
-    rest = (None, None, choices.Tiling(64, 32, 16, 4, 3)) if name == '_by_kernel' else ()
-    assert_near(getattr(fused, name)(x, addend, factor, None, *rest),
+    assert_near(result_of(name, fused, x, addend, factor, None),
                 expected([part], x, addend, factor))
 
 
@@ -187,8 +191,8 @@ def test_what_is_not_a_number_stays_none():
     x[0, 0, 4, 5] = torch.nan
     part = convolution(32, 16)
     fused = layers.FusedConvolution([part], place)
-    for y in (fused._by_kernel(x, *[None] * 5, choices.Tiling(64, 32, 16, 4, 3)),
-              fused._by_library(x, None, None, None)):
+    for way in ('_by_kernel', '_by_library'):
+        y = result_of(way, fused, x, None, None, None)
         assert y[0, 0, 4, 5].isnan().all() and y.isnan().sum() == 32
     pooled = layers.pool_most(nn.MaxPool2d(2), x)
     assert pooled[0, 0, 2, 2].isnan().all() and pooled.isnan().sum() == 16

@@ -111,12 +111,11 @@ class OpenVINOBackend:
         key = size, tasks
         if self._requests and key not in self._requests:
             self._build_aside(key)
-        if self._requests and key not in self._requests:
             able = [other for other in self._requests
-                    if other[0] == size and set(tasks) < set(other[1])]
+                    if other[0] == size and set(tasks) <= set(other[1])]
             if not able:
                 return None
-            key = min(able, key=lambda other: len(other[1]))
+            key = min(able, key=lambda other: len(other[1]))  # its own, once that is there
         self._last_calls[key] = self._calls
         return self._requests.use(key, lambda: self._compile(*key))
 
