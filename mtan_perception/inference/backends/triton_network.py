@@ -62,13 +62,12 @@ class FusedMTAN:
 
     def _attend(self, x: Tensor, masks: list['_Masks']) -> Tensor:
         """Return the tasks' features."""
-        # Many of the kernels are too small to fill the device: the trunk's next stage runs beside
-        # the tasks'. What it gives is kept until the end, so that its memory is not used anew.
+        # Many of the kernels are too small to fill the device: the trunk runs ahead beside the
+        # tasks'. What it gives is kept until the end, so that its memory is not used anew.
         with self._beside(x):
             stages = list(self._trunk(x))
         attended = None
-        for stage, (u, p, is_done) in enumerate(stages):
-            self._beside.wait(x, is_done)
+        for stage, (u, p) in enumerate(stages):
             if attended is not None:
                 block, pool = self._encoders[stage - 1]
                 attended = block(attended)
@@ -77,14 +76,15 @@ class FusedMTAN:
             attended = masks[stage](u, attended, p)
         return attended
 
-    def _trunk(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, torch.cuda.Event | None]]:
-        """Yield of each stage the features before its last block, those after it, and when."""
+    def _trunk(self, x: Tensor) -> Iterator[tuple[Callable[[], Tensor], Callable[[], Tensor]]]:
+        """Yield of each stage what waits for the features before its last block, and after it."""
         features = pool_most(self._maxpool, self._stem(x))
         for body, end in zip(self._bodies, self._ends, strict=True):
             for block in body:
                 features = block(features)
-            u, features = features, end(features)
-            yield u, features, self._beside.mark(x)
+            u = self._beside.promise(features)
+            features = end(features)
+            yield u, self._beside.promise(features)
 
     def _select(self, names: tuple[str, ...]) -> tuple[list['_Masks'], '_Heads']:
         """Return the masks and heads of the tasks, in the same memory."""
@@ -128,14 +128,16 @@ class _Beside:
             if self._stream is not None:
                 torch.cuda.current_stream(x.device).wait_stream(self._stream)
 
-    def mark(self, x: Tensor) -> torch.cuda.Event | None:
-        """Return the present end of the current stream."""
-        return torch.cuda.current_stream(x.device).record_event() if x.is_cuda else None
+    def promise(self, map_: Tensor) -> Callable[[], Tensor]:
+        """Return a call that gives the map once the current stream has computed what it has to."""
+        if not map_.is_cuda:
+            return lambda: map_
+        is_done = torch.cuda.current_stream(map_.device).record_event()
 
-    def wait(self, x: Tensor, is_done: torch.cuda.Event | None) -> None:
-        """Let the current stream wait for a mark."""
-        if is_done is not None:
-            torch.cuda.current_stream(x.device).wait_event(is_done)
+        def wait() -> Tensor:
+            torch.cuda.current_stream(map_.device).wait_event(is_done)
+            return map_
+        return wait
 
 
 class _Block:
@@ -177,12 +179,13 @@ class _Masks:
         part._encoded = None if self._encoded is None else self._encoded[tasks]
         return part
 
-    def __call__(self, u: Tensor, encoded: Tensor | None, p: Tensor) -> Tensor:
-        """Return the attended features."""
-        hidden = self._shared(u)
+    def __call__(self, u: Callable[[], Tensor], encoded: Tensor | None,
+                 p: Callable[[], Tensor]) -> Tensor:
+        """Return the attended features; u and p are asked for as late as can be."""
+        hidden = self._shared(u())
         if self._encoded is not None:
             hidden = self._encoded(encoded, addend=hidden)
-        return self._out(hidden, factor=p)
+        return self._out(hidden, factor=p())
 
 
 class _Heads:
@@ -214,11 +217,9 @@ class _Heads:
         """Return (tasks, images, h, w, channels of the task with most) float32."""
         with beside(x):
             pooling = torch.baddbmm(self._pooling_bias, x.mean((2, 3)), self._pooling).relu_()
-            pooled = torch.baddbmm(self._pooled_bias, pooling, self._pooled)
-            is_done = beside.mark(x)
+            pooled = beside.promise(torch.baddbmm(self._pooled_bias, pooling, self._pooled))
         branches = self._pyramid(x)
-        beside.wait(x, is_done)
-        return self._out(self._convolution(self._projection(branches, bias=pooled)),
+        return self._out(self._convolution(self._projection(branches, bias=pooled())),
                          dtype=torch.float32)
 
 
