@@ -147,7 +147,31 @@ class Engine:
 
     def warm_up(self) -> None:
         """Run once on a blank image of the input size, so that the first frame is not slow."""
-        self.infer(np.zeros((*self.input_size, 3), np.uint8))
+        images = [np.zeros((*self.input_size, 3), np.uint8)]
+        if not self.prepare(images):
+            self.infer_batch(images)
+
+    def prepare(self, images: Sequence[np.ndarray], tasks: Iterable[str] | None = None) -> bool:
+        """
+        Build what images like these lack to be inferred as fast as ever, and run them once.
+
+        That is for each further size that the network sees, set of tasks and, on CUDA, number of
+        images. Without it some backends build on the first call, and others run what came once
+        in a slower way.
+
+        :param images: as for `infer_batch`.
+        :param tasks: as for `infer_batch`.
+        :returns: whether anything was lacking. If so it took seconds, and a camera has a newer
+            image by now.
+        :raises EngineError: as `infer_batch`.
+        """
+        _check_images(images)
+        wanted = self._wanted(tasks)
+        lacked = [self._persist(lambda: self._backend.prepare((len(group), 3, *size), wanted))
+                  for size, group in self._group(images).items()]
+        if any(lacked):
+            self.infer_batch(images, wanted)
+        return any(lacked)
 
     def infer(self, image: np.ndarray, tasks: Iterable[str] | None = None,
               focal_length: float | None = None) -> Prediction:
@@ -180,28 +204,32 @@ class Engine:
         :raises EngineError: for an image of another type or shape, an unknown task, or another
             number of focal lengths than of images.
         """
-        for index, image in enumerate(images):
-            _check_image(image, f'images[{index}]')
+        _check_images(images)
         if focal_lengths is None:
             focal_lengths = [None] * len(images)
         if len(focal_lengths) != len(images):
             raise EngineError(f'focal_lengths: {len(focal_lengths)} for {len(images)} images; '
                               'give one for each, None where it is not known')
-        wanted = self.tasks if tasks is None else self._select_tasks(tasks)
+        wanted = self._wanted(tasks)
         for index, focal_length in enumerate(focal_lengths):
             _check_focal_length(focal_length, f'focal_lengths[{index}]')
-        groups: dict[tuple[int, int], list[tuple[int, Fit]]] = {}
-        for index, image in enumerate(images):
-            # A feature map's last cell is whole only if the size is a multiple of the stride too.
-            fit = fit_image(image.shape[:2], self.input_size, self.card.size_multiple)
-            groups.setdefault((fit.padded_height, fit.padded_width), []).append((index, fit))
         predictions = {}
-        for group in groups.values():
+        for group in self._group(images).values():
             indices, fits = zip(*group, strict=True)
             predictions |= zip(indices, self._infer_group(
                 [images[index] for index in indices], fits, wanted,
                 [focal_lengths[index] for index in indices]), strict=True)
         return [predictions[index] for index in range(len(images))]
+
+    def _group(self, images: Sequence[np.ndarray]
+               ) -> dict[tuple[int, int], list[tuple[int, Fit]]]:
+        """Return for each size that the network sees its images' indices and how they fit."""
+        groups: dict[tuple[int, int], list[tuple[int, Fit]]] = {}
+        for index, image in enumerate(images):
+            # A feature map's last cell is whole only if the size is a multiple of the stride too.
+            fit = fit_image(image.shape[:2], self.input_size, self.card.size_multiple)
+            groups.setdefault((fit.padded_height, fit.padded_width), []).append((index, fit))
+        return groups
 
     def _infer_group(self, images: Sequence[np.ndarray], fits: Sequence[Fit],
                      tasks: tuple[str, ...],
@@ -302,6 +330,9 @@ class Engine:
                               'choose a smaller one, fewer tasks or lighter weights') from error
         return None
 
+    def _wanted(self, tasks: Iterable[str] | None) -> tuple[str, ...]:
+        return self.tasks if tasks is None else self._select_tasks(tasks)
+
     def _select_tasks(self, names: Iterable[str]) -> tuple[str, ...]:
         choices = self.available_tasks
         try:
@@ -337,6 +368,11 @@ def _check_focal_length(focal_length: float | None, name: str = 'focal_length') 
         return
     if not isinstance(focal_length, numbers.Real) or not 0 < focal_length < math.inf:
         raise EngineError(f'{name}: {focal_length!r}; give it in pixels, above 0, or None')
+
+
+def _check_images(images: Sequence[np.ndarray]) -> None:
+    for index, image in enumerate(images):
+        _check_image(image, f'images[{index}]')
 
 
 def _check_image(image: np.ndarray, name: str = 'image') -> None:

@@ -227,11 +227,14 @@ class MtanNode(LifecycleNode):
 
     def _process_shots(self, tasks: frozenset[str], shots: list[Shot], engine, settings) -> None:
         """Infer what was shot at one time for the same tasks in one batch, and publish it."""
-        correct = settings.correct_focal_length
+        correct, images = settings.correct_focal_length, [shot.image for shot in shots]
         try:
             _apply_settings(engine, settings)
+            if engine.prepare(images, tasks):  # a camera's first image, say, or another topic read
+                self._give_back(shots)
+                return
             predictions = engine.infer_batch(
-                [shot.image for shot in shots], tasks,
+                images, tasks,
                 [shot.focal_length if correct else None for shot in shots])
         except Exception as error:
             for shot in shots:
@@ -240,6 +243,12 @@ class MtanNode(LifecycleNode):
         for shot, prediction in zip(shots, predictions, strict=True):
             with shot.camera.reporting():
                 shot.camera.publish(shot, prediction, settings, self._labels)
+
+    def _give_back(self, shots: list[Shot]) -> None:
+        """Take these again, or what has come meanwhile: by now that is what the camera sees."""
+        for shot in shots:
+            if shot.camera.is_active:
+                self._worker.give_back(shot.frame, shot.camera.name)
 
     # -- Parameters and diagnostics ----------------------------------------------------------
 

@@ -71,6 +71,12 @@ class Worker:
             # wait for the next message, which takes most of a millisecond.
             time.sleep(_HAND_OVER)
 
+    def give_back(self, frame: Any, slot: str = '') -> None:
+        """Put a taken frame back into its slot, unless a newer one has come."""
+        with self._changed:
+            self._dropped[slot] += slot in self._frames
+            self._frames.setdefault(slot, frame)
+
     def clear(self) -> None:
         """Empty every slot."""
         with self._changed:

@@ -93,6 +93,32 @@ def test_a_backend_agrees_with_the_network(name, packages):
     assert_agrees(backend(x[1:], everything), expected(x[1:]))
 
 
+@pytest.mark.parametrize('name, package', [
+    ('openvino', 'openvino'), ('onnxruntime', 'onnxruntime')])
+def test_what_is_prepared_is_not_built_again(name, package, monkeypatch):
+    """A further size is there at its first call, and again without a word."""
+    pytest.importorskip(package)
+    backend = build_backend(name, load, CPU, 'fp32', 'optical')
+    shapes, tasks = ((1, 3, 32, 40), (2, 3, 40, 32)), ('depth',)
+    wanted = [expected(torch.ones(shape), tasks) for shape in shapes]
+    for lacking in (True, False):
+        assert [backend.prepare(shape, tasks) for shape in shapes] == [lacking] * 2
+    monkeypatch.setattr(OptimizedMTAN, 'logits', None)  # of which it would be built, or run
+    for shape, images in zip(shapes, wanted, strict=True):
+        assert_agrees(backend(torch.ones(shape), tasks), images)
+
+
+def test_openvino_prepares_nothing_that_would_push_out_what_is_in_use():
+    """Nor what a model of more tasks runs already."""
+    pytest.importorskip('openvino')
+    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
+    everything = ('segmentation', 'depth', 'normal')
+    assert all(backend.prepare((1, 3, 32, width), everything) for width in (32, 40, 48))
+    assert not backend.prepare((1, 3, 32, 48), ('depth',))
+    assert not backend.prepare((1, 3, 32, 56), everything)
+    assert [size[1] for size, _ in backend._requests] == [32, 40, 48]
+
+
 @pytest.mark.parametrize('name, packages', [
     ('torch', []), ('openvino', ['openvino']), ('onnxruntime', ['onnx', 'onnxruntime'])])
 def test_files_kept_of_other_architectures_are_not_taken(name, packages):
@@ -447,11 +473,13 @@ def test_an_openvino_that_is_too_old_is_left_alone(monkeypatch, caplog):
 def test_compile_agrees_and_says_that_it_builds(caplog):
     with caplog.at_level(logging.INFO):
         backend = build_backend('compile', load, CPU, 'fp32', 'optical')
+        assert backend.prepare((1, 3, *SIZE), ('depth',))
         for seed in range(2):
             x = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
             assert_agrees(backend(x, ('depth',)), expected(x, ['depth']))
     assert caplog.text.count('compile: building depth at 48x72, which may take minutes') == 1
     assert caplog.text.count('compile: built in ') == 1
+    assert not backend.prepare((1, 3, *SIZE), ('depth',))
 
 
 def test_compile_without_a_compiler_leaves_it_to_torch(tmp_path):
@@ -695,6 +723,7 @@ def test_cuda_graphs_replay_with_new_images(precision, tolerance):
         found = backend(x.cuda(), ('depth',))['depth'].cpu()
         assert (found - expected(x, ['depth'])['depth']).abs().max() < tolerance
     assert list(backend(x.cuda(), ('normal',))) == ['normal'] and len(backend._run) == 2
+    assert [backend.prepare((2, 3, *SIZE), ('depth',)) for _ in range(2)] == [True, False]
     assert backend._run.captures
 
 

@@ -79,6 +79,24 @@ def copier(monkeypatch):
     return Engine('copy', 'cpu', input_size=SIZE)
 
 
+def test_what_further_images_lack_is_prepared_once(image, caplog):
+    """For the size that the network sees, whatever the images' own; bad ones are refused."""
+    pytest.importorskip('openvino')
+    engine = Engine('random', 'cpu', input_size=SIZE, backend='openvino')
+    engine.warm_up()
+    upright = np.ascontiguousarray(image.swapaxes(0, 1))
+    with caplog.at_level(logging.INFO):
+        assert engine.prepare([image, upright])
+        assert not engine.prepare([upright[::2, ::2], image], ('depth',))
+        before = caplog.text.count('building')
+        engine.infer_batch([image, upright])
+    assert caplog.text.count('building') == before == 2
+    with pytest.raises(EngineError, match=r'images\[1\]: float64'):
+        engine.prepare([image, image / 255])
+    with pytest.raises(EngineError, match="tasks: unknown 'flow'"):
+        engine.prepare([image], ['flow'])
+
+
 def test_outputs_have_one_size_and_their_types(engine, image):
     """The form that the topics rely on."""
     prediction = engine.infer(image)

@@ -104,6 +104,19 @@ def test_a_finished_job_is_not_kept(worker):
     assert gone() is None
 
 
+def test_a_frame_given_back_is_taken_again_unless_a_newer_one_has_come(worker, recorder):
+    worker.offer('first')
+    assert recorder.entered.acquire(timeout=5)
+    worker.give_back('first')
+    recorder.gate.release()
+    assert recorder.entered.acquire(timeout=5)
+    worker.offer('second')
+    worker.give_back('first')
+    recorder.gate.release()
+    assert recorder.entered.acquire(timeout=5)
+    assert recorder.frames == ['first', 'first', 'second'] and worker.dropped() == 1
+
+
 def test_a_cleared_frame_is_not_processed(worker, recorder):
     worker.limit_rate(1.0)
     for frame in ('first', 'second'):

@@ -264,6 +264,20 @@ def test_the_newest_frame_under_a_fast_source(robot, spin_until):
     assert spin_until(lambda: robot.counts('frames dropped for newer ones', 50))
 
 
+def test_what_a_camera_needs_is_built_before_its_first_answer(robot, collect, spin_until):
+    """Not while frames wait: the newest at its end is the first to be taken."""
+    pytest.importorskip('openvino')
+    child = robot.start(backend='openvino')
+    labels = collect(Image, '/mtan/segmentation/mask')
+    assert spin_until(lambda: robot.says('tasks with a subscriber', 'segmentation'))
+    assert child.output.count('openvino: built') == 1
+    robot.image = np.zeros((72, 160, 3), np.uint8)  # not of the input size's proportions
+    robot.node.create_timer(1 / 30, robot.send)
+    assert spin_until(lambda: labels)
+    assert child.output.count('openvino: built') == 2
+    assert stamp(labels[0]) > 1001 and labels[0].height == 36
+
+
 def test_compressed_input(start_process, robot, collect, spin_until):
     """The remapping of `image` carries over to its compressed transport."""
     start_process(MODULE, *small(image_transport='compressed'), '-r', 'image:=/front/image_raw')

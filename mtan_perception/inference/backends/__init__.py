@@ -6,7 +6,8 @@ The runtimes that can execute the network, behind one interface.
 A backend is called with the normalised images x (N, 3, h, w) float32 on its device and the names
 of the wanted tasks, in the network's order, and returns the tensors that
 mtan_perception.inference.postprocess.finish describes, on the same device; they are valid until
-the next call. What it has to build for its first size and set of tasks it builds on that call.
+the next call. What it has to build for that it builds on the call, unless `prepare` has; those
+that could run it meanwhile in another way say so.
 """
 
 from collections.abc import Callable
@@ -31,6 +32,9 @@ class Backend(Protocol):
 
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Return the finished images of the tasks."""
+
+    def prepare(self, shape: tuple[int, ...], tasks: tuple[str, ...]) -> bool:
+        """Build what a call with x of this shape would lack; return whether it lacked any."""
 
 
 def build_backend(name: str, load: Callable[[], MTANDeepLabv3], device: torch.device,

@@ -83,6 +83,14 @@ class CudaGraphs:
             self._without.add(key)
         return self._run(x, tasks)
 
+    def prepare(self, shape: tuple[int, ...], tasks: tuple[str, ...]) -> bool:
+        """Capture the graph for a shape and tasks; return whether it was not there yet."""
+        key = tuple(shape), tasks
+        if key in self._graphs or key in self._without:
+            return False
+        self(torch.zeros(shape, device=self._device), tasks)
+        return True
+
     def _capture(self, x: Tensor, tasks: tuple[str, ...]) -> Callable[[Tensor], dict[str, Tensor]]:
         """Return a call that replays the kernels, without the time to launch each of them."""
         _LOGGER.info('capturing a CUDA graph of %s at %dx%d', ', '.join(tasks), *x.shape[-2:])

@@ -66,10 +66,19 @@ class ONNXRuntimeBackend:
     @torch.inference_mode()
     def __call__(self, x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Return the finished images of the tasks."""
-        size = tuple(x.shape[-2:])
-        session = self._sessions.use((size, tasks), lambda: self._build(size, tasks))
+        session = self._session(tuple(x.shape[-2:]), tasks)
         parts = [self._run(session, image[None]) for image in x.contiguous()]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def prepare(self, shape: tuple[int, ...], tasks: tuple[str, ...]) -> bool:
+        """Build the session for a shape and tasks; return whether it was not there yet."""
+        size = tuple(shape[-2:])
+        lacked = (size, tasks) not in self._sessions
+        self._session(size, tasks)
+        return lacked
+
+    def _session(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
+        return self._sessions.use((size, tasks), lambda: self._build(size, tasks))
 
     def _run(self, session: Any, image: Tensor) -> dict[str, Tensor]:
         binding, where = session.io_binding(), (self._device.type, self._device.index or 0)

@@ -41,10 +41,10 @@ class OpenVINOBackend:
     """
     Run the optimised network and its post-processing as one OpenVINO model for a size and tasks.
 
-    The first size and tasks are built at once. Others are built aside when they come a second
-    time; meanwhile a model of that size with more tasks runs them, or else torch: no frame waits
-    for a model, and none is built for a photograph that is the only one of its size. So it stays
-    where more sizes and tasks are in use than models are kept.
+    The first size and tasks are built at once, and what `prepare` is called for. Others are built
+    aside when they come a second time; meanwhile a model of that size with more tasks runs them,
+    or else torch: no frame waits for a model, and none is built for a photograph that is the only
+    one of its size. So it stays where more sizes and tasks are in use than models are kept.
 
     :raises BackendError: without OpenVINO, on another device than the CPU, and in fp16.
     """
@@ -105,14 +105,29 @@ class OpenVINOBackend:
             return parts[0]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
+    def prepare(self, shape: tuple[int, ...], tasks: tuple[str, ...]) -> bool:
+        """Build for a shape, unless a model runs it already or would lose its place to it."""
+        key = tuple(shape[-2:]), tasks
+        if self._able(*key) or not self._has_room():
+            return False
+        # By the thread that may be building another.
+        model = self._builder.submit(self._compile, *key).result()
+        self._last_calls[key] = self._calls
+        self._requests.use(key, lambda: model)
+        return True
+
+    def _able(self, size: tuple[int, int], tasks: tuple[str, ...]) -> list[tuple]:
+        """Return the keys of the models that run a size and at least these tasks."""
+        return [other for other in self._requests
+                if other[0] == size and set(tasks) <= set(other[1])]
+
     def _find(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any | None:
         """Return the request for a size and at least these tasks, None while there is none."""
         self._calls += 1
         key = size, tasks
         if self._requests and key not in self._requests:
             self._build_aside(key)
-            able = [other for other in self._requests
-                    if other[0] == size and set(tasks) <= set(other[1])]
+            able = self._able(*key)
             if not able:
                 return None
             key = min(able, key=lambda other: len(other[1]))  # its own, once that is there
@@ -133,9 +148,10 @@ class OpenVINOBackend:
 
     def _has_room(self) -> bool:
         """Tell whether one more model would take the place of none that is in use."""
+        if len(self._requests) < _MAX_MODELS:
+            return True
         oldest = next(iter(self._requests))
-        return (len(self._requests) < _MAX_MODELS
-                or self._calls - self._last_calls[oldest] > _UNUSED_CALLS)
+        return self._calls - self._last_calls[oldest] > _UNUSED_CALLS
 
     def _compile(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
         import openvino

@@ -50,7 +50,8 @@ class TorchBackend:
             x = x.to(dtype, memory_format=torch.channels_last)
             return finish(network.logits(x, tasks), size, axes)
         self._network = network
-        self._run = _compile(run) if compiled else run
+        self._built: set[tuple[tuple[int, ...], tuple[str, ...]]] = set()
+        self._run = _compile(run, self._built) if compiled else run
         if device.type == 'cuda':
             self._run = CudaGraphs(self._run, device)
 
@@ -60,12 +61,26 @@ class TorchBackend:
         self._network.merge(tasks)  # once, and not while it is compiled or captured
         return self._run(x, tasks)
 
+    @torch.inference_mode()
+    def prepare(self, shape: tuple[int, ...], tasks: tuple[str, ...]) -> bool:
+        """Compile for a shape and tasks, or capture their graph, where that is what runs."""
+        if isinstance(self._run, CudaGraphs):
+            self._network.merge(tasks)
+            return self._run.prepare(shape, tasks)
+        if self.name == 'torch' or (shape, tasks) in self._built:
+            return False
+        self(torch.zeros(shape), tasks)
+        return True
 
-def _compile(run: Callable) -> Callable:
-    """Return it compiled; it raises BackendError where the compiler fails."""
+
+def _compile(run: Callable, built: set[tuple[tuple[int, ...], tuple[str, ...]]]) -> Callable:
+    """
+    Return it compiled; it raises BackendError where the compiler fails.
+
+    :param built: for which shapes and tasks; filled by its calls.
+    """
     from torch._dynamo.exc import TorchDynamoException
     compiled = torch.compile(run, dynamic=False)
-    built: set[tuple[tuple[int, ...], tuple[str, ...]]] = set()
 
     def attempt(x: Tensor, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         key = tuple(x.shape), tasks

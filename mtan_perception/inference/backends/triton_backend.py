@@ -80,6 +80,12 @@ class TritonBackend:
         with _launching_on(self._device):
             return self._run(x, tasks)
 
+    @torch.inference_mode()
+    def prepare(self, shape: tuple[int, ...], tasks: tuple[str, ...]) -> bool:
+        """Choose the kernels for a shape and tasks, and capture their graph."""
+        with _launching_on(self._device):
+            return self._run.prepare(shape, tasks)
+
 
 def _shapes(network: OptimizedMTAN) -> str:
     """Return a hash of the layers without their weights."""
