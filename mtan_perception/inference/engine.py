@@ -167,7 +167,7 @@ class Engine:
         """
         _check_images(images)
         wanted = self._wanted(tasks)
-        lacked = [self._persist(lambda: self._backend.prepare((len(group), 3, *size), wanted))
+        lacked = [self._prepare_group((len(group), 3, *size), wanted)
                   for size, group in self._group(images).items()]
         if any(lacked):
             self.infer_batch(images, wanted)
@@ -230,6 +230,9 @@ class Engine:
             fit = fit_image(image.shape[:2], self.input_size, self.card.size_multiple)
             groups.setdefault((fit.padded_height, fit.padded_width), []).append((index, fit))
         return groups
+
+    def _prepare_group(self, shape: tuple[int, ...], tasks: tuple[str, ...]) -> bool:
+        return self._persist(lambda: self._backend.prepare(shape, tasks))
 
     def _infer_group(self, images: Sequence[np.ndarray], fits: Sequence[Fit],
                      tasks: tuple[str, ...],
