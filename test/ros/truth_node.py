@@ -29,6 +29,9 @@ class TruthEngine:
     def warm_up(self):
         pass
 
+    def prepare(self, images, tasks):
+        return False
+
     def infer_batch(self, images, tasks, focal_lengths):
         return [self._infer(image, tasks, focal_length, len(images))
                 for image, focal_length in zip(images, focal_lengths, strict=True)]
