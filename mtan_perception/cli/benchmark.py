@@ -63,7 +63,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                         help='give up on what takes longer to build (default '
                              f'{_PATIENCE["cpu"]}, on a GPU {_PATIENCE["cuda"]})')
     parser.add_argument('--frames', type=int, default=120,
-                        help="the node's, for each size and set of outputs (default %(default)s)")
+                        help="the node's, of three starts together, for each size and set of "
+                             'outputs (default %(default)s)')
     parser.add_argument('--quick', action='store_true',
                         help='one size, two rounds or five frames, no subsets: to see that it '
                              'runs')

@@ -49,6 +49,8 @@ class MtanNode(LifecycleNode):
         self._failure: str | None = None
         """Why the last configuration failed, as long as none has succeeded since."""
         self._labels: LabelSet | None = None
+        self._prepared: tuple | None = None
+        """What the engine was last prepared for."""
         self._worker = Worker(self._process)
         self._worker.limit_rate(self._settings.max_rate)
         gravity = Gravity(self)
@@ -159,7 +161,7 @@ class MtanNode(LifecycleNode):
         _check_classes(settings, labels)
         _apply_settings(engine, settings)
         engine.warm_up()
-        self._labels = labels
+        self._labels, self._prepared = labels, None
         return engine
 
     def _warn_about_classes(self) -> None:
@@ -230,9 +232,12 @@ class MtanNode(LifecycleNode):
         correct, images = settings.correct_focal_length, [shot.image for shot in shots]
         try:
             _apply_settings(engine, settings)
-            if engine.prepare(images, tasks):  # a camera's first image, say, or another topic read
-                self._give_back(shots)
-                return
+            needs = tasks, settings.input_size, *(image.shape for image in images)
+            if needs != self._prepared:  # a camera's first image, say, or another topic is read
+                lacked, self._prepared = engine.prepare(images, tasks), needs
+                if lacked:
+                    self._give_back(shots)
+                    return
             predictions = engine.infer_batch(
                 images, tasks,
                 [shot.focal_length if correct else None for shot in shots])

@@ -38,17 +38,21 @@ def relay(ros_domain, ros_node, start_process, tmp_path):
 
 
 def test_every_part_is_measured(ros_domain, shot, monkeypatch):
-    """The parts add up; the relay's process is quicker; what was set for the run is unset."""
+    """
+    The parts add up; the relay's process is quicker; what was set for the run is unset.
+
+    Frames of several starts count together.
+    """
     monkeypatch.setattr(measurement, 'WARM_UP', (2, 0.0))
     monkeypatch.delenv('ROS_DOMAIN_ID')
     said = []
-    one, every = measure_node([shot], 3, SMALL, said.append)
+    one, every = measure_node([shot], 6, SMALL, said.append)
     assert 'ROS_DOMAIN_ID' not in os.environ
     assert (one.outputs, every.outputs) == (ONE, ALL) and len(ALL) == 12
     assert one.answer_bytes == OUTPUT_PIXELS
     assert 0 <= every.answer_bytes - BYTES_PER_PIXEL * OUTPUT_PIXELS < 12 * OUTPUT_PIXELS
     for cost in (one, every):
-        assert len(cost.node) == len(cost.relay) == 3
+        assert len(cost.node) == len(cost.relay) == 6
         np.testing.assert_allclose(
             sum(map(np.array, cost.stages.values())), cost.node, atol=1e-4)
         assert all(0 < engine < whole
@@ -57,7 +61,8 @@ def test_every_part_is_measured(ros_domain, shot, monkeypatch):
     assert every.stages.keys() - one.stages.keys() == {'clouds'}
     assert one.stages.keys() == {'wait', 'decode', 'camera_info', 'preprocess', 'network',
                                  'postprocess', 'fill', 'publish', 'rest', 'deliver'}
-    assert said[0] == 'starting mtan_node ...' and said[-1] == '160x120, 12 output(s) ...'
+    assert said[:2] == ['start 1 of 2:', 'starting mtan_node ...']
+    assert said.count('starting the relay ...') == 2 and said[-1] == '160x120, 12 output(s) ...'
 
 
 def test_the_relay_repeats_what_it_is_given(relay, shot, tmp_path):

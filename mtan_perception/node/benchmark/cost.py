@@ -25,7 +25,7 @@ class NodeCost:
     encoding: str
     outputs: tuple[str, ...]
     """The topics that were subscribed to."""
-    answer_bytes: int
+    answer_bytes: int = 0
     """Of all data that answers one image."""
     node: list[float] = field(default_factory=list)
     """From publishing an image to the arrival of the last output."""
