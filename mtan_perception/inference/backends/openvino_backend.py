@@ -111,9 +111,7 @@ class OpenVINOBackend:
         if self._able(*key) or not self._has_room():
             return False
         # By the thread that may be building another.
-        model = self._builder.submit(self._compile, *key).result()
-        self._last_calls[key] = self._calls
-        self._requests.use(key, lambda: model)
+        self._take_over(key, self._builder.submit(self._compile, *key))
         return True
 
     def _able(self, size: tuple[int, int], tasks: tuple[str, ...]) -> list[tuple]:
@@ -137,14 +135,17 @@ class OpenVINOBackend:
     def _build_aside(self, key: tuple) -> None:
         """Begin to build what comes a second time, and take over what was built meanwhile."""
         if self._building is not None and self._building[1].done():
-            built, future = self._building
-            self._building = None
-            self._last_calls[built] = self._calls
-            self._requests.use(built, future.result)
+            built, self._building = self._building, None
+            self._take_over(*built)
         elif key not in self._seen:
             self._seen.add(key)
         elif self._building is None and self._has_room():
             self._building = key, self._builder.submit(self._compile, *key)
+
+    def _take_over(self, key: tuple, model: Future) -> None:
+        """Keep a model, once it is built, as one that is in use."""
+        self._last_calls[key] = self._calls
+        self._requests.use(key, model.result)
 
     def _has_room(self) -> bool:
         """Tell whether one more model would take the place of none that is in use."""

@@ -22,6 +22,8 @@ from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.optimize import OptimizedMTAN
 
 Fuse = Callable[..., FusedConvolution]
+Promise = Callable[[], Tensor]
+"""Gives a map, and lets the current stream wait for it."""
 
 
 class FusedMTAN:
@@ -76,7 +78,7 @@ class FusedMTAN:
             attended = masks[stage](u, attended, p)
         return attended
 
-    def _trunk(self, x: Tensor) -> Iterator[tuple[Callable[[], Tensor], Callable[[], Tensor]]]:
+    def _trunk(self, x: Tensor) -> Iterator[tuple[Promise, Promise]]:
         """Yield of each stage what waits for the features before its last block, and after it."""
         features = pool_most(self._maxpool, self._stem(x))
         for body, end in zip(self._bodies, self._ends, strict=True):
@@ -128,7 +130,7 @@ class _Beside:
             if self._stream is not None:
                 torch.cuda.current_stream(x.device).wait_stream(self._stream)
 
-    def promise(self, map_: Tensor) -> Callable[[], Tensor]:
+    def promise(self, map_: Tensor) -> Promise:
         """Return a call that gives the map once the current stream has computed what it has to."""
         if not map_.is_cuda:
             return lambda: map_
@@ -179,8 +181,7 @@ class _Masks:
         part._encoded = None if self._encoded is None else self._encoded[tasks]
         return part
 
-    def __call__(self, u: Callable[[], Tensor], encoded: Tensor | None,
-                 p: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, u: Promise, encoded: Tensor | None, p: Promise) -> Tensor:
         """Return the attended features; u and p are asked for as late as can be."""
         hidden = self._shared(u())
         if self._encoded is not None:
