@@ -83,9 +83,9 @@ def _along_both(table: Mapping[int, Transforms], counts: tuple[int, int]) -> Tra
 
 
 def _transformed(kernel: Tensor, weight: Tensor) -> Tensor:
-    """Return (products, in, out), a matrix for each product, of a weight (out, in, 3, 3)."""
-    taps = weight.permute(2, 3, 1, 0)
-    transformed = weight.new_empty(len(kernel), *taps.shape[2:])
+    """Return (products, out, in, 1), a matrix for each product, of a weight (out, in, 3, 3)."""
+    taps = weight.permute(2, 3, 0, 1)
+    transformed = weight.new_empty(len(kernel), *taps.shape[2:], 1)
     if not weight.is_meta:  # as in `folded`
         transformed.copy_((kernel @ taps.reshape(9, -1).double()).view_as(transformed))
     return transformed
@@ -142,6 +142,12 @@ class AtrousConvolution(Convolution):
 
     Chains of three or four such pixels take 5 or 6 products, not 7 or 10: those of Winograd's
     F(3, 3) and F(4, 3), as nothing follows either end. Their weights take up to 30/9 the memory.
+    Three rows x1, x2, x3 take 6 products, not 7, and no more memory for weights. With a, b and c
+    the rows of taps, s = x1 + x2 / 2 and t = x2 + x3:
+
+        y1 = b s           + (c - b / 2) x2
+        y2 = b (s + t / 2) + (a - b) x1 + (c - b / 2) x3
+        y3 = b t           + (a - b) x2
     """
 
     def comes_in_pairs(self, height: int, width: int) -> bool:
@@ -168,6 +174,19 @@ class AtrousConvolution(Convolution):
         taps = math.prod(length + 2 * (length - d) for length in size)
         return counts if products < _MAX_CHAINED * taps else None
 
+    def comes_in_thirds(self, height: int) -> bool:
+        """Tell whether such a map is three taps high, and its results are worth the sums."""
+        return height == 3 * self.dilation and len(self.weight) >= _MIN_CHAINED_CHANNELS
+
+    def by_thirds(self, width: int) -> tuple[Tensor, Tensor]:
+        """
+        Return the rows a - b and c - b / 2, (out, in, 2, w), and b, (out, in, 1, w).
+
+        The columns of taps that never touch a map of this width are left out.
+        """
+        before, centre, after = self.taps(3 * self.dilation, width)[0].unbind(2)
+        return torch.stack([before - centre, after - centre / 2], 2), centre.unsqueeze(2)
+
     def chained_bytes(self, counts: tuple[int, int]) -> int:
         """Return what the matrices of `by_chains` take."""
         products = math.prod(len(_CHAINS[count].kernel) for count in counts)
@@ -177,7 +196,7 @@ class AtrousConvolution(Convolution):
         """
         Return what turns chains of `counts` (rows, columns) of pixels into their results.
 
-        `kernel` is that of this convolution, (products, in, out).
+        `kernel` is that of this convolution, (products, out, in, 1).
         """
         inputs, kernel, outputs = _along_both(_CHAINS, counts)
         return Transforms(inputs.to(self.weight.dtype), _transformed(kernel, self.weight),
@@ -296,8 +315,10 @@ class WinogradConvolution(nn.Module):
         super().__init__()
         self.tile = (3, 4) if dilation <= _MAX_WIDE_DILATION else (3, 3)
         inputs, kernel, outputs = _along_both(_WINOGRAD, self.tile)
-        # One matrix (in, out) for each of the 30 or 25 products.
-        self.register_buffer('weight', _transformed(kernel, weight))
+        # One matrix for each of the 30 or 25 products: (products, out, in, 1), so that the format
+        # in memory says, as for any convolution's weight, whether results are last.
+        self.register_buffer('weight', _transformed(kernel, weight).contiguous(
+            memory_format=torch.channels_last))
         self.register_buffer('bias', bias)
         self.register_buffer('inputs', inputs.to(weight.dtype))
         self.register_buffer('outputs', outputs.to(weight.dtype))
@@ -316,7 +337,8 @@ class WinogradConvolution(nn.Module):
             (down + 2, right + 2, count, rows, d, columns, d, channels),
             (d * row, d * column, image, down * d * row, row, right * d * column, column, 1))
         transformed = self.inputs @ tiles.reshape(self.inputs.shape[1], -1)
-        products = torch.bmm(transformed.view(len(self.inputs), -1, channels), self.weight)
+        products = torch.bmm(transformed.view(len(self.inputs), -1, channels),
+                             self.weight.squeeze(3).mT)
         y = self.outputs @ products.view(len(self.inputs), -1)
         y = y.view(down, right, count, rows, d, columns, d, -1).permute(2, 3, 0, 4, 5, 1, 6, 7)
         y = y.reshape(count, down * d * rows, right * d * columns, -1)

@@ -177,6 +177,19 @@ def test_atrous_taps_go_by_chains_where_that_pays(monkeypatch):
     assert 'MatMul' not in convolved(small, small.weight, (18, 24))[2]
 
 
+@pytest.mark.parametrize('out, size, thirds', [
+    (256, (18, 24), True), (256, (18, 5), True), (256, (18, 13), True), (256, (17, 24), False),
+    (255, (18, 24), False)])
+def test_atrous_taps_by_thirds_in_openvino(out, size, thirds):
+    """Columns of taps within the map or not; not on other maps, nor with few results."""
+    pytest.importorskip('openvino')
+    torch.manual_seed(0)
+    module = atrous(out, 4, 6)
+    found, wanted, kinds = convolved(module, module.weight, size, copies=10 ** 6)
+    assert ('Split' in kinds) == module.comes_in_thirds(size[0]) == thirds
+    assert np.abs(found - wanted).max() < 1e-4
+
+
 def atrous(out, channels, dilation):
     return AtrousConvolution(torch.randn(out, channels, 3, 3), torch.randn(out), 1, dilation,
                              dilation, 'relu')

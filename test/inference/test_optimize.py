@@ -133,6 +133,22 @@ def test_chains_are_the_convolution(count):
     assert (found - expected.flatten()).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize('width', [2, 5])
+def test_thirds_are_the_convolution(width):
+    """The equations of AtrousConvolution; with columns of taps outside the map, too."""
+    weight = torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    module = AtrousConvolution(weight, None, padding=4, dilation=4)
+    others, centre = module.by_thirds(width)
+    one, two, three = (torch.randn(1, 3, 4, width, dtype=torch.float64) for _ in range(3))
+    beside = module.taps(12, width)[1][1]
+    s, t = (functional.conv2d(band, centre, padding=(0, beside), dilation=(1, 4))
+            for band in (one + two / 2, two + three))
+    x = torch.cat([one, two, three], 2)
+    found = torch.cat([s, s + t / 2, t], 2) + functional.conv2d(
+        x, others, padding=(4, beside), dilation=(8, 4))
+    assert (found - functional.conv2d(x, weight, padding=4, dilation=4)).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize('size', [(1, 1), (2, 3), (9, 12), (17, 30)])
 @pytest.mark.parametrize('dilation', [1, 2, 3, 4])
 def test_winograd_is_the_convolution(size, dilation):
