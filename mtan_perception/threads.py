@@ -4,6 +4,8 @@
 
 import os
 
+_set: set[str] = set()
+
 
 def share_cores() -> None:
     """
@@ -14,5 +16,12 @@ def share_cores() -> None:
     that it divides, most of which take less. Call it before torch and OpenCV are imported; what
     the environment says already is left alone.
     """
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-    os.environ.setdefault('OPENCV_FOR_THREADS_NUM', '1')
+    for name, value in (('OMP_WAIT_POLICY', 'PASSIVE'), ('OPENCV_FOR_THREADS_NUM', '1')):
+        if name not in os.environ:
+            os.environ[name] = value
+            _set.add(name)
+
+
+def environment_before() -> dict[str, str]:
+    """Return the environment without what `share_cores` has added to it."""
+    return {name: value for name, value in os.environ.items() if name not in _set}

@@ -217,6 +217,20 @@ def convolved(module, weight, size, copies=1):
     return compiled([x.numpy(), addend.numpy()])[0], (wanted + addend).relu().numpy(), kinds
 
 
+@pytest.mark.parametrize('size, dilation, are_many', [
+    ((30, 39), 1, True), ((9, 13), 1, False), ((31, 33), 2, True), ((9, 12), 4, False)])
+def test_winograd_in_openvino(size, dilation, are_many):
+    """With many tiles and with few; maps that tiles divide, and others."""
+    pytest.importorskip('openvino')
+    torch.manual_seed(0)
+    weight = torch.randn(8, 6, 3, 3)
+    module = WinogradConvolution(weight, torch.randn(8), dilation, 'relu')
+    module.stride, module.padding = 1, dilation
+    found, wanted, kinds = convolved(module, weight, size)
+    assert ('GroupConvolution' in kinds) == are_many
+    assert np.abs(found - wanted).max() < 1e-4
+
+
 @pytest.mark.parametrize('shape, dilation, stride, size', [
     ((64, 32, 1, 1), 1, 1, (9, 12)), ((64, 32, 1, 1), 1, 2, (9, 12)),
     ((32, 64, 1, 1), 1, 1, (9, 12)), ((32, 32, 3, 3), 1, 1, (9, 12)),

@@ -12,6 +12,7 @@ import torch
 
 from mtan_perception.inference.benchmark import comparison
 from mtan_perception.inference.benchmark.comparison import compare, Measurement, table
+from mtan_perception.threads import share_cores
 
 
 def test_agreement_by_hand():
@@ -96,6 +97,21 @@ def test_a_contender_that_dies_leaves_the_others_figures(tmp_path):
     assert dead.problem == 'its process ended with exit code -9'
     assert alive.problem is None and alive.seconds == [0.5] * 3
     assert 'exit code -9' in table(results)
+
+
+@pytest.mark.parametrize('name, policy', [('original/eager', None), ('ours/torch', 'PASSIVE')])
+def test_the_original_runs_in_the_environment_that_was_given(name, policy, tmp_path, monkeypatch):
+    """What ours adds to its own would slow the original down."""
+    for variable in ('OMP_WAIT_POLICY', 'OPENCV_FOR_THREADS_NUM'):
+        monkeypatch.setenv(variable, 'restored later')
+        monkeypatch.delenv(variable)
+    share_cores()
+    started = []
+    monkeypatch.setattr(comparison.subprocess, 'Popen',
+                        lambda command, env, **options: started.append((command, env)))
+    comparison._Process(name, tmp_path, 'cpu', 'fp32')._log.close()
+    [(command, environment)] = started
+    assert name in command and environment.get('OMP_WAIT_POLICY') == policy
 
 
 def test_the_report_says_on_what_it_was_measured():

@@ -22,6 +22,7 @@ from torch import nn, Tensor
 from mtan_perception.inference.convolution import (
     AtrousConvolution,
     SplitConvolution,
+    Transforms,
     WinogradConvolution,
 )
 from mtan_perception.inference.mapped_weights import mapped_copy
@@ -35,6 +36,9 @@ _SCALE = -2
 # What the weights of convolutions by chains may take together: for all three tasks of ResNet-50
 # it would be 180 MiB, where others take 385.
 _MAX_CHAINED_BYTES = 64 << 20
+# With fewer tiles one matrix product for each product of a tile is faster (36 to 54 tiles: by 8 to
+# 20 %), with 144 and more one convolution with a group for each (by 1 to 8 %).
+_MANY_TILES = 96
 
 
 def _constant(value: Tensor | np.ndarray, is_mapped: bool = True) -> Node:
@@ -265,9 +269,8 @@ def _affordable_chains(module: AtrousConvolution, size: Sequence[int],
 
 def _by_chains(module: AtrousConvolution, x: Node, counts: tuple[int, int]) -> Node:
     """Return weight * x by the products of AtrousConvolution: each chain is a tile."""
-    inputs, kernel, outputs = module.by_chains(counts)
-    return _channels_first(_by_tiles(x, inputs, _constant(kernel[..., None], is_mapped=False),
-                                     outputs, module.dilation, counts, 0))
+    return _channels_first(_by_tiles(
+        x, module.by_chains(counts), module.dilation, counts, 0, is_mapped=False))
 
 
 def _by_thirds(module: AtrousConvolution, x: Node) -> Node:
@@ -302,40 +305,52 @@ def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node
     Padding comes before the transpose to channels last, and what is added to a map of the network
     after the one back: so OpenVINO copies neither map.
     """
-    y = _by_tiles(x, module.inputs, _constant(module.weight[..., None]), module.outputs,
-                  module.dilation, module.tile, 1)
+    y = _by_tiles(x, Transforms(module.inputs, module.weight, module.outputs), module.dilation,
+                  module.tile, 1)
     y = ops.add(y, _constant(module.bias))
     if addend is None:
         return _channels_first(_activate(y, module.activation))
     return _activate(ops.add(_channels_first(y), addend), module.activation)
 
 
-def _by_tiles(x: Node, inputs: Tensor, kernel: Node, outputs: Tensor, dilation: int,
-              tile: tuple[int, int], margin: int) -> Node:
+def _by_tiles(x: Node, transforms: Transforms, dilation: int, tile: tuple[int, int],
+              margin: int, is_mapped: bool = True) -> Node:
     """
     Return the map (1, H, W, out) that tiles of a map (1, in, H, W) give.
 
-    :param inputs, kernel, outputs: see Transforms; the kernel is (products, out, in, 1, 1).
+    :param transforms: their kernel is (products, out, in, 1).
     :param tile: rows and columns of its results.
     :param margin: rows and columns around them that its inputs have too, on each side.
+    :param is_mapped: see `_constant`, of the kernel.
     """
-    products, out, channels = _shape(kernel)[:3]
+    inputs, kernel, outputs = transforms
+    products, out, channels, _ = kernel.shape
     size, before = _shape(x)[2:], margin * dilation
-    into, out_of = _tile_places(*size, dilation, tile, margin)
-    after = [_tiled(length, dilation, side) + before - length
-             for length, side in zip(size, tile, strict=True)]
-    padded = ops.pad(x, integers(0, 0, before, before), integers(0, 0, *after), 'constant')
+    whole = [_tiled(length, dilation, side) for length, side in zip(size, tile, strict=True)]
+    are_many = math.prod(whole) >= _MANY_TILES * math.prod(tile)
+    into, out_of = _tile_places(*size, dilation, tile, margin, are_many)
+
+    def transform(matrix: Tensor, y: Node, channels: int) -> Node:
+        count = matrix.shape[1]
+        shape = integers(-1, count, channels) if are_many else integers(count, -1)
+        return ops.matmul(_constant(matrix), ops.reshape(y, shape, False), False, False)
+
+    padded = ops.pad(x, integers(0, 0, before, before), integers(
+        0, 0, *(after + before - length for after, length in zip(whole, size, strict=True))),
+        'constant')
     # Whole pixels are gathered at once, each a row of its channels.
     y = ops.gather(ops.reshape(channels_last(padded), integers(-1, channels), False), into,
                    integers(0))
-    y = ops.matmul(_constant(inputs), ops.reshape(
-        y, integers(-1, inputs.shape[1], channels), False), False, False)
-    # A convolution whose pixels are the tiles, with a group of channels for each product: faster
-    # than one matrix product for each.
-    y = ops.reshape(y, integers(1, 1, -1, products * channels), False)
-    y = ops.group_convolution(_channels_first(y), kernel, [1, 1], [0, 0], [0, 0], [1, 1])
-    y = ops.reshape(channels_last(y), integers(-1, products, out), False)
-    y = ops.matmul(_constant(outputs), y, False, False)
+    y = transform(inputs, y, channels)
+    if are_many:  # a convolution whose pixels are the tiles, with a group for each product
+        y = ops.group_convolution(
+            _channels_first(ops.reshape(y, integers(1, 1, -1, products * channels), False)),
+            _constant(kernel[..., None], is_mapped), [1, 1], [0, 0], [0, 0], [1, 1])
+        y = channels_last(y)
+    else:
+        y = ops.matmul(ops.reshape(y, integers(products, -1, channels), False),
+                       _constant(kernel[..., 0], is_mapped), False, True)
+    y = transform(outputs, y, out)
     return ops.gather(ops.reshape(y, integers(-1, out), False), out_of, integers(0))
 
 
@@ -345,9 +360,14 @@ def _tiled(length: int, dilation: int, side: int) -> int:
 
 
 @functools.lru_cache(maxsize=32)
-def _tile_places(height: int, width: int, d: int, tile: tuple[int, int],
-                 margin: int) -> tuple[Node, Node]:
-    """Return which pixels the tiles are gathered from, and which of their results the map is."""
+def _tile_places(height: int, width: int, d: int, tile: tuple[int, int], margin: int,
+                 tiles_first: bool) -> tuple[Node, Node]:
+    """
+    Return which pixels the tiles are gathered from, and which of their results the map is.
+
+    :param tiles_first: whether a tile's pixels follow one another, or else those of all tiles that
+        have the same place in theirs.
+    """
     down, right = tile
     whole = _tiled(height, d, down), _tiled(width, d, right)
     rows, columns = whole[0] // (down * d), whole[1] // (right * d)
@@ -359,6 +379,10 @@ def _tile_places(height: int, width: int, d: int, tile: tuple[int, int],
         (down * d * padded_width, padded_width, right * d, 1, d * padded_width, d))
     # Where output (i, j) of each tile belongs: its pixel's place in y.
     place = torch.arange(math.prod(whole), dtype=torch.int32)
-    place = place.view(rows, d, columns, d, down, right).permute(0, 4, 1, 2, 5, 3)
-    out_of = place.reshape(1, *whole)[:, :height, :width]
+    if tiles_first:
+        place = place.view(rows, d, columns, d, down, right)
+    else:
+        into = into.permute(4, 5, 0, 1, 2, 3)
+        place = place.view(down, right, rows, d, columns, d).permute(2, 3, 4, 5, 0, 1)
+    out_of = place.permute(0, 4, 1, 2, 5, 3).reshape(1, *whole)[:, :height, :width]
     return ops.constant(into.flatten().numpy()), ops.constant(out_of.contiguous().numpy())
