@@ -5,6 +5,7 @@
 import os
 
 _set: set[str] = set()
+"""The variables that were not in the environment before."""
 
 
 def share_cores() -> None:

@@ -36,8 +36,8 @@ _SCALE = -2
 # What the weights of convolutions by chains may take together: for all three tasks of ResNet-50
 # it would be 180 MiB, where others take 385.
 _MAX_CHAINED_BYTES = 64 << 20
-# With fewer tiles one matrix product for each product of a tile is faster (36 to 54 tiles: by 8 to
-# 20 %), with 144 and more one convolution with a group for each (by 1 to 8 %).
+# With fewer tiles one matrix product for each product of a tile is faster (36 to 54 tiles: by 2 to
+# 20 %), with 144 and more mostly one convolution with a group for each (by up to 9 %).
 _MANY_TILES = 96
 
 

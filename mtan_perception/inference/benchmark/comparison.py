@@ -73,7 +73,7 @@ class _Process:
     """A contender's process."""
 
     def __init__(self, name: str, folder: Path, device: str, precision: str) -> None:
-        # The original as anyone would run it: its threads spin, which is 5 % faster where no other
+        # The original as anyone would run it: its threads spin, which is 6 % faster where no other
         # process needs the cores, as none does here.
         environment = (environment_before() if name.startswith('original/') else
                        dict(os.environ)) | {
