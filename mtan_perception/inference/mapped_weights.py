@@ -37,7 +37,7 @@ from mtan_perception.network import MTANDeepLabv3
 _LOGGER = logging.getLogger(__name__)
 
 _ALIGNMENT = 64  # bytes: a cache line, and the widest register
-_EVICTION_PERIOD = 0.02  # seconds
+_EVICTION_PERIOD = 0.005  # seconds
 _LARGE = 1 << 20  # bytes: after as many, what malloc keeps of intermediates is given back
 
 
