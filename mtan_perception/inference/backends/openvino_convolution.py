@@ -21,6 +21,7 @@ from torch import nn, Tensor
 
 from mtan_perception.inference.convolution import (
     AtrousConvolution,
+    Convolution,
     SplitConvolution,
     Transforms,
     WinogradConvolution,
@@ -78,23 +79,32 @@ def convolve(module: nn.Module, x: Node, addend: Node | None = None, copies: int
     """
     if isinstance(module, WinogradConvolution):
         return _winograd(module, x, addend)
-    size = _shape(x)[2:]
     if isinstance(module, SplitConvolution):
         y = _by_taps(module, x) if module.taps_are_far else _by_parts(module, x)
-    elif isinstance(module, AtrousConvolution) and module.comes_in_pairs(*size):
-        y = _by_pairs(module, x)
-    elif isinstance(module, AtrousConvolution) and (
-            counts := _affordable_chains(module, size, copies)):
-        y = _by_chains(module, x, counts)
-    elif isinstance(module, AtrousConvolution) and module.comes_in_thirds(size[0]):
-        y = _by_thirds(module, x)
+    elif isinstance(module, AtrousConvolution):
+        y = _atrous(module, x, copies)
     else:
-        weight, pads = module.taps(*size)
-        y = ops.convolution(x, _constant(weight), [module.stride] * 2, pads, pads,
-                            [module.dilation] * 2)
+        y = _directly(module, x)
     if module.bias is not None:
         y = ops.add(y, _constant(module.bias.view(1, -1, 1, 1)))
     return _activate(y if addend is None else ops.add(y, addend), module.activation)
+
+
+def _directly(module: Convolution, x: Node) -> Node:
+    """Return weight * x."""
+    weight, pads = module.taps(*_shape(x)[2:])
+    return ops.convolution(x, _constant(weight), [module.stride] * 2, pads, pads,
+                           [module.dilation] * 2)
+
+
+def _atrous(module: AtrousConvolution, x: Node, copies: int) -> Node:
+    """Return weight * x by the fewest products that its map and memory allow."""
+    size = _shape(x)[2:]
+    if module.comes_in_pairs(*size):
+        return _by_pairs(module, x)
+    if counts := _affordable_chains(module, size, copies):
+        return _by_chains(module, x, counts)
+    return (_by_thirds if module.comes_in_thirds(size[0]) else _directly)(module, x)
 
 
 def _by_parts(module: SplitConvolution, x: Node) -> Node:
@@ -283,19 +293,16 @@ def _by_thirds(module: AtrousConvolution, x: Node) -> Node:
         return ops.multiply(band, number(1 / 2))
 
     first, second, third = _bands(x, 3)
-    sums = ops.concat([ops.add(first, half(second)), ops.add(second, third)], 0)
-    sums = _map(ops.reshape(sums, integers(2 * d, -1), False), width)
+    sums = _map(ops.concat([ops.add(first, half(second)), ops.add(second, third)], 0), width)
     s, t = _bands(ops.convolution(sums, centre, [1, 1], [0, beside], [0, beside], [1, d]), 2)
-    shared = ops.concat([s, ops.add(s, half(t)), t], 0)
-    return ops.add(
-        _map(ops.reshape(shared, integers(height, -1), False), width),
-        ops.convolution(x, others, [1, 1], [d, beside], [d, beside], [2 * d, d]))
+    shared = _map(ops.concat([s, ops.add(s, half(t)), t], 0), width)
+    return ops.add(shared, ops.convolution(
+        x, others, [1, 1], [d, beside], [d, beside], [2 * d, d]))
 
 
 def _bands(x: Node, count: int) -> list[Output]:
-    """Return so many bands of rows of the map, each (1, pixels * channels)."""
-    return ops.split(ops.reshape(channels_last(x), integers(count, -1), False),
-                     ops.constant(np.int64(0)), count).outputs()
+    """Return so many bands of the map's rows, as `_rows` gives them."""
+    return ops.split(_rows(x), ops.constant(np.int64(0)), count).outputs()
 
 
 def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node:
