@@ -19,8 +19,12 @@ from mtan_perception.tasks import NYUV2_TASKS
 _SIZES = '288x384,480x640'
 _QUICK_SIZES = '96x128'
 _MAX_ROUNDS = _MAX_FRAMES = 1000
+_ROUNDS = 8
 # One task's share of the time is asked for to a hundredth.
 _SINGLE_ROUNDS = 3
+# Unless a number of rounds is asked for, the seconds after which no further one is begun, so that
+# a slow machine too is done in ten minutes.
+_SECONDS, _SUBSET_SECONDS, _OTHER_SIZE_SECONDS = 60, 20, 30
 # Half a minute and more to build.
 _NOT_QUICK = ('original/compile', 'ours/compile')
 # Seconds for the slowest to build: on a GPU torch.compile measures its kernels, which took 580 on
@@ -56,9 +60,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                         help=f"the network's (default {_SIZES}, with --quick {_QUICK_SIZES})")
     parser.add_argument('--contenders', metavar='NAME,...',
                         help='by default all that can run, with --quick without compile')
-    parser.add_argument('--rounds', type=int, default=8,
+    parser.add_argument('--rounds', type=int,
                         help="the network's, at the first size; three times as many for one "
-                             'task alone, half as many at other sizes (default %(default)s)')
+                             f'task alone, half as many at other sizes (default {_ROUNDS}, on a '
+                             'slow machine fewer)')
     parser.add_argument('--patience', type=float, metavar='SECONDS',
                         help='give up on what takes longer to build (default '
                              f'{_PATIENCE["cpu"]}, on a GPU {_PATIENCE["cuda"]})')
@@ -74,8 +79,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure, print the tables, write the JSON."""
     for name, most in (('rounds', _MAX_ROUNDS), ('frames', _MAX_FRAMES)):
-        if not 1 <= getattr(args, name) <= most:
-            raise ValueError(f'--{name}: {getattr(args, name)}; give 1 to {most}')
+        value = getattr(args, name)
+        if value is not None and not 1 <= value <= most:
+            raise ValueError(f'--{name}: {value}; give 1 to {most}')
     if args.patience is not None and not 0 <= args.patience < math.inf:
         raise ValueError(f'--patience: {args.patience:g}; give seconds, at least 0')
     if args.json:
@@ -167,15 +173,23 @@ def _names(args: argparse.Namespace, kind: str) -> list[str]:
 
 
 def _measure_network(measure: Callable[..., list], processes: dict[str, Any], images: Sequence,
-                     names: Sequence[str], rounds: int, with_subsets: bool) -> list:
+                     names: Sequence[str], rounds: int | None, with_subsets: bool) -> list:
     """
     Return the measurements of all at the first image's size, and of the subsets of the tasks.
 
     At the sizes of further images the baseline and the fastest, theirs and ours, are measured.
+
+    :param rounds: at the first size; None for as many as there is time for.
     """
     from mtan_perception.inference.benchmark.comparison import BASELINE
     measure = partial(measure, processes=processes)
-    results = measure(names, image=images[0], tasks=tuple(NYUV2_TASKS), rounds=rounds)
+
+    def within(seconds: float) -> float:
+        return seconds if rounds is None else math.inf
+
+    count = _ROUNDS if rounds is None else rounds
+    results = measure(names, image=images[0], tasks=tuple(NYUV2_TASKS), rounds=count,
+                      seconds=within(_SECONDS))
     fastest, peer = (_fastest(results, owner) for owner in ('ours/', 'original/'))
     if fastest and with_subsets:
         # A second process, in turn with the one that has all tasks; both are closed with the rest.
@@ -183,14 +197,16 @@ def _measure_network(measure: Callable[..., list], processes: dict[str, Any], im
         try:
             for tasks in _true_subsets():
                 results += measure([fastest], image=images[0], tasks=tasks,
-                                   rounds=rounds * (_SINGLE_ROUNDS if len(tasks) == 1 else 1),
-                                   processes=second, all_tasks=processes[fastest])
+                                   rounds=count * (_SINGLE_ROUNDS if len(tasks) == 1 else 1),
+                                   seconds=within(_SUBSET_SECONDS), processes=second,
+                                   all_tasks=processes[fastest])
         finally:
             processes |= {f'{name} again': process for name, process in second.items()}
     # Some of the others take a minute to build for each size.
     best = [name for name in names if name in (BASELINE, peer, fastest)]
     for image in images[1:]:
-        results += measure(best, image=image, tasks=tuple(NYUV2_TASKS), rounds=(rounds + 1) // 2)
+        results += measure(best, image=image, tasks=tuple(NYUV2_TASKS), rounds=(count + 1) // 2,
+                           seconds=within(_OTHER_SIZE_SECONDS))
     return results
 
 

@@ -3,6 +3,7 @@
 """``mtan benchmark``: what it refuses; its figures are tested in test/inference."""
 
 import json
+import math
 import sys
 from types import SimpleNamespace
 
@@ -58,10 +59,11 @@ def test_without_ros_the_node_is_refused_before_anything_is_measured(monkeypatch
 
 def test_the_subsets_and_other_sizes_are_measured_with_the_fastest():
     """And with the baseline; the others would take minutes to build for each size."""
-    calls = []
+    calls, limits = [], []
 
-    def measure(names, image, tasks, rounds, processes, all_tasks=None):
+    def measure(names, image, tasks, rounds, processes, seconds, all_tasks=None):
         calls.append((list(names), image.shape, len(tasks), rounds))
+        limits.append(seconds)
         assert (all_tasks == 'prepared for all tasks') == (len(tasks) < 3)
         for name in names:
             processes.setdefault(name, 'prepared for all tasks')
@@ -83,6 +85,12 @@ def test_the_subsets_and_other_sizes_are_measured_with_the_fastest():
     assert calls[-1] == (
         ['original/eager', 'original/openvino', 'ours/openvino'], (1, 3, 16, 32), 3, 3)
     assert len(results) == 6 + 6 + 3
+    assert set(limits) == {math.inf}  # the rounds are what was asked for
+    calls.clear()
+    limits.clear()
+    benchmark._measure_network(measure, {}, images, names, None, with_subsets=True)
+    assert [call[3] for call in calls] == [8, *[24] * 3, *[8] * 3, 4]
+    assert sum(limits) < 240
 
 
 def test_network_and_node_share_a_file(monkeypatch, tmp_path):

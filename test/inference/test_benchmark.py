@@ -3,8 +3,10 @@
 """The benchmark's figures by hand, and its processes with a contender that is quick."""
 
 import json
+import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,6 +99,25 @@ def test_a_contender_that_dies_leaves_the_others_figures(tmp_path):
     assert dead.problem == 'its process ended with exit code -9'
     assert alive.problem is None and alive.seconds == [0.5] * 3
     assert 'exit code -9' in table(results)
+
+
+@pytest.mark.parametrize('seconds, rounds', [(math.inf, 9), (5.5, 6), (0, 3)])
+def test_when_time_is_up_no_further_round_is_begun(seconds, rounds, tmp_path, monkeypatch):
+    """Each takes a second here; the first three there are in any case."""
+    passed = [0]
+
+    class Process:
+
+        def ask(self, method, *arguments, patience=0):
+            passed[0] += method == 'measure'
+            return 1.0
+    monkeypatch.setattr(comparison, 'time', SimpleNamespace(
+        sleep=lambda seconds: None, monotonic=lambda: passed[0]))
+    said = []
+    result, = comparison.measure(
+        ['ours/torch'], tmp_path, np.zeros((1, 3, 8, 8), np.float32), ['depth'],
+        {'ours/torch': Process()}, 9, 'cpu', 'fp32', said.append, seconds=seconds)
+    assert len(result.seconds) == rounds and said[-1] == f'round {rounds} of 9'
 
 
 @pytest.mark.parametrize('name, policy', [('original/eager', None), ('ours/torch', 'PASSIVE')])

@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import asdict, dataclass, field
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 import platform
@@ -36,6 +37,7 @@ _DEPTH_BIAS = 3.0
 """Metres: so random depth is from 0.4 to 14 at 288x384."""
 _PAUSE = 0.1
 """Seconds: the threads of the contender before spin for a while on the cores of the next."""
+_LEAST_ROUNDS = 3
 _ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -127,7 +129,7 @@ def write_weights(folder: Path) -> None:
 
 def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: Sequence[str],
             processes: dict[str, Any], rounds: int, device: str, precision: str,
-            say: Callable[[str], None], patience: float = 600,
+            say: Callable[[str], None], patience: float = 600, seconds: float = math.inf,
             all_tasks: Any = None) -> list[Measurement]:
     """
     Return a measurement of each contender, interleaved, round by round.
@@ -137,6 +139,7 @@ def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: S
     :param processes: those of the contenders, by name; filled as needed, kept between calls.
     :param say: is told what is being prepared.
     :param patience: seconds that a contender may take up to its first result.
+    :param seconds: after which no further round is begun, but for the first three.
     :param all_tasks: a process that is prepared for all tasks, to be measured in each round too.
     """
     size = tuple(image.shape[2:])
@@ -158,7 +161,10 @@ def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: S
             if name == BASELINE and device != 'cpu':
                 processes[name].ask('run_exactly')
             processes[name].ask('save', f"{name.replace('/', '-')}.npz")
+    start = time.monotonic()
     for number in range(rounds):
+        if number >= _LEAST_ROUNDS and time.monotonic() - start > seconds:
+            break
         say(f'round {number + 1} of {rounds}')
         for result in _sound(results):
             with _noting(result, say):
