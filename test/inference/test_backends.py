@@ -383,6 +383,21 @@ def test_openvino_builds_aside_what_comes_again(caplog):
     assert [size[1] for size, _ in backend._requests] == [40, 48, 56]
 
 
+def test_openvino_does_not_build_again_what_is_being_built(caplog):
+    """It came twice, so that it is built aside, and is prepared before it is there."""
+    pytest.importorskip('openvino')
+    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
+    backend(torch.randn(1, 3, 32, 32), ('depth',))
+    x = torch.randn(1, 3, 32, 40)
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            backend(x, ('depth',))
+        assert backend.prepare(x.shape, ('depth',))
+    assert caplog.text.count('building') == 1
+    assert ((32, 40), ('depth',)) in backend._requests
+    assert not backend.prepare(x.shape, ('depth',))
+
+
 def test_openvino_takes_a_model_of_more_tasks_until_it_has_one_of_fewer(monkeypatch):
     """Which is twice as fast as torch; of its images only those of the wanted tasks are there."""
     pytest.importorskip('openvino')

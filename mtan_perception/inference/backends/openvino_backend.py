@@ -110,8 +110,11 @@ class OpenVINOBackend:
         key = tuple(shape[-2:]), tasks
         if self._able(*key) or not self._has_room():
             return False
-        # By the thread that may be building another.
-        self._take_over(key, self._builder.submit(self._compile, *key))
+        if self._building is not None and self._building[0] == key:  # aside, since it came twice
+            model, self._building = self._building[1], None
+        else:  # by the thread that may be building another
+            model = self._builder.submit(self._compile, *key)
+        self._take_over(key, model)
         return True
 
     def _able(self, size: tuple[int, int], tasks: tuple[str, ...]) -> list[tuple]:

@@ -311,18 +311,23 @@ def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node
     Return activation(weight * x + bias + addend) by the steps of WinogradConvolution.
 
     Padding comes before the transpose to channels last, and what is added to a map of the network
-    after the one back: so OpenVINO copies neither map.
+    after the one back: so OpenVINO copies neither map. Where nothing is added, bias and activation
+    follow the last product, whose end they become.
     """
-    y = _by_tiles(x, Transforms(module.inputs, module.weight, module.outputs), module.dilation,
-                  module.tile, 1)
-    y = ops.add(y, _constant(module.bias))
+    bias = _constant(module.bias)
+    by_tiles = functools.partial(
+        _by_tiles, x, Transforms(module.inputs, module.weight, module.outputs), module.dilation,
+        module.tile, 1)
     if addend is None:
-        return _channels_first(_activate(y, module.activation))
-    return _activate(ops.add(_channels_first(y), addend), module.activation)
+        return _channels_first(by_tiles(
+            finish=lambda y: _activate(ops.add(y, bias), module.activation)))
+    y = _channels_first(ops.add(by_tiles(), bias))
+    return _activate(ops.add(y, addend), module.activation)
 
 
 def _by_tiles(x: Node, transforms: Transforms, dilation: int, tile: tuple[int, int],
-              margin: int, is_mapped: bool = True) -> Node:
+              margin: int, is_mapped: bool = True,
+              finish: Callable[[Node], Node] = lambda y: y) -> Node:
     """
     Return the map (1, H, W, out) that tiles of a map (1, in, H, W) give.
 
@@ -330,6 +335,7 @@ def _by_tiles(x: Node, transforms: Transforms, dilation: int, tile: tuple[int, i
     :param tile: rows and columns of its results.
     :param margin: rows and columns around them that its inputs have too, on each side.
     :param is_mapped: see `_constant`, of the kernel.
+    :param finish: is applied to the results, in three dimensions with the channels last.
     """
     inputs, kernel, outputs = transforms
     products, out, channels, _ = kernel.shape
@@ -359,6 +365,7 @@ def _by_tiles(x: Node, transforms: Transforms, dilation: int, tile: tuple[int, i
         y = ops.matmul(ops.reshape(y, integers(products, -1, channels), False),
                        _constant(kernel[..., 0], is_mapped), False, True)
     y = transform(outputs, y, out)
+    y = finish(y if are_many else ops.reshape(y, integers(len(outputs), -1, out), False))
     return ops.gather(ops.reshape(y, integers(-1, out), False), out_of, integers(0))
 
 
