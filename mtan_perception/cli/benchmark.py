@@ -22,9 +22,9 @@ _MAX_ROUNDS = _MAX_FRAMES = 1000
 _ROUNDS = 8
 # One task's share of the time is asked for to a hundredth.
 _SINGLE_ROUNDS = 3
-# Unless a number of rounds is asked for, the seconds after which no further one is begun, so that
-# a slow machine too is done in ten minutes.
-_SECONDS, _SUBSET_SECONDS, _OTHER_SIZE_SECONDS = 60, 20, 30
+# For the rounds of each, unless their number is asked for: so a slow machine too is done in ten
+# minutes.
+_SECONDS, _SINGLE_SECONDS, _PAIR_SECONDS, _OTHER_SIZE_SECONDS = 60, 20, 10, 30
 # Half a minute and more to build.
 _NOT_QUICK = ('original/compile', 'ours/compile')
 # Seconds for the slowest to build: on a GPU torch.compile measures its kernels, which took 580 on
@@ -63,7 +63,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument('--rounds', type=int,
                         help="the network's, at the first size; three times as many for one "
                              f'task alone, half as many at other sizes (default {_ROUNDS}, on a '
-                             'slow machine fewer)')
+                             'slow machine fewer; from the fourth on of the baseline and the '
+                             'fastest of theirs and ours alone)')
     parser.add_argument('--patience', type=float, metavar='SECONDS',
                         help='give up on what takes longer to build (default '
                              f'{_PATIENCE["cpu"]}, on a GPU {_PATIENCE["cuda"]})')
@@ -179,9 +180,10 @@ def _measure_network(measure: Callable[..., list], processes: dict[str, Any], im
 
     At the sizes of further images the baseline and the fastest, theirs and ours, are measured.
 
-    :param rounds: at the first size; None for as many as there is time for.
+    :param rounds: at the first size; None for as many as there is time for, most of them with the
+        fastest alone.
     """
-    from mtan_perception.inference.benchmark.comparison import BASELINE
+    from mtan_perception.inference.benchmark.comparison import fastest, leading
     measure = partial(measure, processes=processes)
 
     def within(seconds: float) -> float:
@@ -190,31 +192,25 @@ def _measure_network(measure: Callable[..., list], processes: dict[str, Any], im
     count = _ROUNDS if rounds is None else rounds
     results = measure(names, image=images[0], tasks=tuple(NYUV2_TASKS), rounds=count,
                       seconds=within(_SECONDS))
-    fastest, peer = (_fastest(results, owner) for owner in ('ours/', 'original/'))
-    if fastest and with_subsets:
+    # Some of the others take a minute to build for each size.
+    best, ours = [result.contender for result in leading(results)], fastest(results, 'ours/')
+    if ours and with_subsets:
         # A second process, in turn with the one that has all tasks; both are closed with the rest.
         second: dict[str, Any] = {}
         try:
             for tasks in _true_subsets():
-                results += measure([fastest], image=images[0], tasks=tasks,
-                                   rounds=count * (_SINGLE_ROUNDS if len(tasks) == 1 else 1),
-                                   seconds=within(_SUBSET_SECONDS), processes=second,
-                                   all_tasks=processes[fastest])
+                is_single = len(tasks) == 1
+                results += measure(
+                    [ours], image=images[0], tasks=tasks, processes=second,
+                    rounds=count * (_SINGLE_ROUNDS if is_single else 1),
+                    seconds=within(_SINGLE_SECONDS if is_single else _PAIR_SECONDS),
+                    all_tasks=processes[ours])
         finally:
             processes |= {f'{name} again': process for name, process in second.items()}
-    # Some of the others take a minute to build for each size.
-    best = [name for name in names if name in (BASELINE, peer, fastest)]
     for image in images[1:]:
         results += measure(best, image=image, tasks=tuple(NYUV2_TASKS), rounds=(count + 1) // 2,
                            seconds=within(_OTHER_SIZE_SECONDS))
     return results
-
-
-def _fastest(results: Sequence, owner: str) -> str | None:
-    """Return the name of the fastest contender whose name begins with `owner`."""
-    able = [result for result in results
-            if result.contender.startswith(owner) and result.problem is None]
-    return min(able, key=lambda result: result.median).contender if able else None
 
 
 def _true_subsets() -> list[tuple[str, ...]]:

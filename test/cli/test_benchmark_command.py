@@ -90,7 +90,7 @@ def test_the_subsets_and_other_sizes_are_measured_with_the_fastest():
     limits.clear()
     benchmark._measure_network(measure, {}, images, names, None, with_subsets=True)
     assert [call[3] for call in calls] == [8, *[24] * 3, *[8] * 3, 4]
-    assert sum(limits) < 240
+    assert sum(limits) < 200
 
 
 def test_network_and_node_share_a_file(monkeypatch, tmp_path):

@@ -120,6 +120,25 @@ def test_when_time_is_up_no_further_round_is_begun(seconds, rounds, tmp_path, mo
     assert len(result.seconds) == rounds and said[-1] == f'round {rounds} of 9'
 
 
+@pytest.mark.parametrize('seconds, rounds', [(math.inf, [5] * 5), (1000, [5, 3, 5, 3, 5])])
+def test_where_time_is_short_the_leading_alone_are_measured_more(seconds, rounds, tmp_path):
+    """The baseline, and the fastest of the original and of ours, by three rounds of all."""
+    class Process:
+
+        def __init__(self, taken):
+            self.taken = taken
+
+        def ask(self, method, *arguments, patience=0):
+            return self.taken
+    processes = {'original/eager': 5.0, 'original/compile': 4.0, 'original/openvino': 3.0,
+                 'ours/torch': 2.0, 'ours/openvino': 1.0}
+    results = comparison.measure(
+        list(processes), tmp_path, np.zeros((1, 3, 8, 8), np.float32), ['depth'],
+        {name: Process(taken) for name, taken in processes.items()}, 5, 'cpu', 'fp32',
+        lambda text: None, seconds=seconds)
+    assert [len(result.seconds) for result in results] == rounds
+
+
 @pytest.mark.parametrize('name, policy', [('original/eager', None), ('ours/torch', 'PASSIVE')])
 def test_the_original_runs_in_the_environment_that_was_given(name, policy, tmp_path, monkeypatch):
     """What ours adds to its own would slow the original down."""

@@ -139,7 +139,8 @@ def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: S
     :param processes: those of the contenders, by name; filled as needed, kept between calls.
     :param say: is told what is being prepared.
     :param patience: seconds that a contender may take up to its first result.
-    :param seconds: after which no further round is begun, but for the first three.
+    :param seconds: where time is short: all are measured in three rounds, the baseline and the
+        fastest of each owner in further ones, none of which is begun after so many seconds.
     :param all_tasks: a process that is prepared for all tasks, to be measured in each round too.
     """
     size = tuple(image.shape[2:])
@@ -161,12 +162,14 @@ def measure(contenders: Iterable[str], folder: Path, image: np.ndarray, tasks: S
             if name == BASELINE and device != 'cpu':
                 processes[name].ask('run_exactly')
             processes[name].ask('save', f"{name.replace('/', '-')}.npz")
-    start = time.monotonic()
+    start, measured = time.monotonic(), results
     for number in range(rounds):
-        if number >= _LEAST_ROUNDS and time.monotonic() - start > seconds:
-            break
+        if number >= _LEAST_ROUNDS and seconds < math.inf:
+            if time.monotonic() - start > seconds:
+                break
+            measured = leading(results)
         say(f'round {number + 1} of {rounds}')
-        for result in _sound(results):
+        for result in _sound(measured):
             with _noting(result, say):
                 every = [] if all_tasks is None else [_measure(all_tasks)]
                 result.seconds.append(_measure(processes[result.contender]))
@@ -202,6 +205,18 @@ def _noting(result: Measurement, say: Callable[[str], None]) -> Iterator[None]:
 
 def _sound(results: Iterable[Measurement]) -> list[Measurement]:
     return [result for result in results if result.problem is None]
+
+
+def leading(results: Sequence[Measurement]) -> list[Measurement]:
+    """Return the baseline and the fastest of the original and of ours, those that there are."""
+    names = {BASELINE, fastest(results, 'original/'), fastest(results, 'ours/')}
+    return [result for result in _sound(results) if result.contender in names]
+
+
+def fastest(results: Sequence[Measurement], owner: str) -> str | None:
+    """Return the name of the fastest contender whose name begins with `owner`."""
+    able = [result for result in _sound(results) if result.contender.startswith(owner)]
+    return min(able, key=lambda result: result.median).contender if able else None
 
 
 def _held_on(device: str) -> float:
