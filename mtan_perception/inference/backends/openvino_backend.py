@@ -110,11 +110,10 @@ class OpenVINOBackend:
         key = tuple(shape[-2:]), tasks
         if self._able(*key) or not self._has_room():
             return False
-        if self._building is not None and self._building[0] == key:  # aside, since it came twice
-            model, self._building = self._building[1], None
+        if self._building is not None and self._building[0] == key:
+            self._take_over_building()
         else:  # by the thread that may be building another
-            model = self._builder.submit(self._compile, *key)
-        self._take_over(key, model)
+            self._take_over(key, self._builder.submit(self._compile, *key))
         return True
 
     def _able(self, size: tuple[int, int], tasks: tuple[str, ...]) -> list[tuple]:
@@ -138,12 +137,16 @@ class OpenVINOBackend:
     def _build_aside(self, key: tuple) -> None:
         """Begin to build what comes a second time, and take over what was built meanwhile."""
         if self._building is not None and self._building[1].done():
-            built, self._building = self._building, None
-            self._take_over(*built)
+            self._take_over_building()
         elif key not in self._seen:
             self._seen.add(key)
         elif self._building is None and self._has_room():
             self._building = key, self._builder.submit(self._compile, *key)
+
+    def _take_over_building(self) -> None:
+        """Keep the model that is built aside, of which there is one."""
+        built, self._building = self._building, None
+        self._take_over(*built)
 
     def _take_over(self, key: tuple, model: Future) -> None:
         """Keep a model, once it is built, as one that is in use."""
