@@ -1,145 +1,36 @@
 # Copyright 2026 The mtan_perception authors
 # SPDX-License-Identifier: Apache-2.0
 """
-Weights on disk: safetensors with a card that says what the network is and what it learnt.
+Weights on disk: safetensors with a card (mtan_perception.model_card).
 
 Foreign checkpoints of the same network are read as tensors alone, never unpickled.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-import json
 import os
 from pathlib import Path
 import pickle
 import re
 from typing import Any
 
-from safetensors import safe_open, SafetensorError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 
 from mtan_perception.files import written_whole
-from mtan_perception.labels import generic, LabelSet, NYUV2_13
+from mtan_perception.labels import LabelSet
+from mtan_perception.model_card import (
+    card_of,
+    CheckpointError,
+    COMPACT,
+    locate,
+    ModelCard,
+    open_weights,
+)
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.network.dilated_resnet import BACKBONES
-from mtan_perception.tasks import check_tasks, DEPTH, NYUV2_TASKS, SEGMENTATION
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-NORMAL_AXES = ('optical', 'nyu')
-
-DEFAULT_WEIGHTS = Path(__file__).parent / 'weights' / 'default.safetensors'
-
-_FORMAT = 'mtan_perception'
-_FORMAT_VERSION = '1'
-
-
-class CheckpointError(ValueError):
-    """A weights file that cannot be used; the message names the file, the fault, the remedy."""
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """
-    What one has to know to run a network's weights and to read its outputs.
-
-    :param tasks: name -> channels, in the network's order.
-    :param labels: the classes of ``segmentation``, numbered ones if none are given; None where it
-        is not a task.
-    :param input_size: (height, width) in pixels that it was trained at.
-    :param mean: and ``std``, applied to RGB in 0..1 as (rgb - mean) / std.
-    :param focal_length: in pixels at ``input_size``, that depth was learnt for; None: unknown.
-    :param depth_unit: unit of the depth output.
-    :param normal_axes: 'optical' (right, down, forward) or 'nyu' (right, down, toward the
-        camera): the axes that the normal output is in.
-    :param training: summary of the training, anything that JSON can hold.
-    :raises ValueError: naming the entry that cannot be.
-    """
-
-    tasks: dict[str, int]
-    backbone: str = 'resnet50'
-    output_stride: int = 8
-    head_channels: int = 256
-    aspp_rates: tuple[int, ...] = (12, 24, 36)
-    labels: LabelSet | None = None
-    input_size: tuple[int, int] = (288, 384)
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    focal_length: float | None = None
-    depth_unit: str = 'metre'
-    normal_axes: str = 'optical'
-    training: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_tasks(self.tasks)
-        classes = self.tasks.get(SEGMENTATION)
-        if self.labels is None and classes:
-            object.__setattr__(self, 'labels', generic(classes))
-        if self.labels is not None and len(self.labels.names) != classes:
-            raise ValueError(
-                f'labels: {self.labels.name} has {len(self.labels.names)} classes, but the '
-                f'segmentation task has {classes}; choose the label set it was trained with')
-        if len(self.input_size) != 2 or min(self.input_size) < 1:
-            raise ValueError(f'input_size: {self.input_size}; give (height, width) in pixels')
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f'mean {self.mean}, std {self.std}: give three each, std above 0')
-        if self.focal_length is not None and not self.focal_length > 0:
-            raise ValueError(
-                f'focal_length: {self.focal_length}; give pixels above 0, or nothing')
-        if self.normal_axes not in NORMAL_AXES:
-            raise ValueError(
-                f'normal_axes: {self.normal_axes!r}; choose one of {", ".join(NORMAL_AXES)}')
-
-    @property
-    def size_multiple(self) -> int:
-        """
-        Of what the height and width of the network's input are multiples; images are padded to it.
-
-        Its output is stretched over the input corner to corner (align_corners), so that with
-        any other padding all lies somewhere else.
-        """
-        return max(8, self.output_stride)
-
-    @property
-    def is_synthetic(self) -> bool:
-        """Tell whether the network was trained on rendered rooms alone."""
-        return self.training.get('data') == 'synthetic'
-
-    def to_metadata(self) -> dict[str, str]:
-        """Return the card as the metadata of a safetensors file."""
-        card = asdict(replace(self, labels=None))
-        card['labels'] = self.labels and self.labels.to_dict()
-        return {'format': _FORMAT, 'format_version': _FORMAT_VERSION, 'card': json.dumps(card)}
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str]) -> 'ModelCard':
-        """Read what ``to_metadata`` wrote; CheckpointError for anything else."""
-        if metadata.get('format') != _FORMAT:
-            raise CheckpointError(
-                'holds no mtan_perception card, so it is the weights of something else; '
-                'choose a file written by mtan train or mtan import')
-        version = metadata.get('format_version')
-        if version != _FORMAT_VERSION:
-            raise CheckpointError(
-                f'has format version {version}, and this release reads {_FORMAT_VERSION}; '
-                f'use the release of mtan_perception that wrote it, or export it again')
-        try:
-            card = json.loads(metadata['card'])
-            labels = card.pop('labels')
-            card = {name: tuple(value) if isinstance(value, list) else value
-                    for name, value in card.items()}
-            return cls(**card, labels=labels and LabelSet.from_dict(labels))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f'has a damaged card ({type(error).__name__}: {error}); '
-                f'copy the file again or write it anew') from error
-
-
-COMPACT = ModelCard(
-    tasks=NYUV2_TASKS, backbone='resnet18', output_stride=16, head_channels=128,
-    aspp_rates=(3, 6, 9), labels=NYUV2_13)
+from mtan_perception.tasks import check_tasks, DEPTH, SEGMENTATION
 
 
 def build_network(card: ModelCard) -> MTANDeepLabv3:
@@ -158,7 +49,7 @@ def load_network(weights: str | os.PathLike) -> tuple[MTANDeepLabv3, ModelCard]:
     """
     if str(weights) == 'random':
         return _random_network().eval(), COMPACT
-    path = _locate(weights)
+    path = locate(weights)
     state, card = read_checkpoint(path)
     state = {name: tensor.float() if tensor.is_floating_point() else tensor
              for name, tensor in state.items()}
@@ -185,7 +76,7 @@ def start_from(network: MTANDeepLabv3, weights: str | os.PathLike,
     :returns: the card of the weights, and the names of the tensors that are left as they were.
     :raises CheckpointError: if the trunk does not fit; each tensor of it is named.
     """
-    path = _locate(weights)
+    path = locate(weights)
     found, card = read_checkpoint(path)
     own = network.state_dict()
     trunk = {name: tensor for name, tensor in own.items() if name.startswith('trunk.')}
@@ -204,29 +95,9 @@ def start_from(network: MTANDeepLabv3, weights: str | os.PathLike,
 def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], ModelCard]:
     """Return the tensors, on the CPU in the type they were saved in, and the card of a file."""
     path = Path(path)
-    with _open(path) as file:
-        card = _read_card(path, file)
+    with open_weights(path, 'pt') as file:
+        card = card_of(path, file)
         return {name: file.get_tensor(name) for name in file.keys()}, card
-
-
-def read_card(weights: str | os.PathLike) -> ModelCard:
-    """Return the card alone, without reading the tensors; `weights` is as for load_network."""
-    if str(weights) == 'random':
-        return COMPACT
-    path = _locate(weights)
-    with _open(path) as file:
-        return _read_card(path, file)
-
-
-def _locate(weights: str | os.PathLike) -> Path:
-    """Return the file that `weights` names; 'default' is the shipped one."""
-    if str(weights) != 'default':
-        return Path(weights)
-    if not DEFAULT_WEIGHTS.is_file():
-        raise CheckpointError(
-            f'weights: default is not part of this installation ({DEFAULT_WEIGHTS} is missing); '
-            'give the path of a weights file, or random to see that everything runs')
-    return DEFAULT_WEIGHTS
 
 
 def save_checkpoint(path: str | os.PathLike, network: nn.Module | Mapping[str, Tensor],
@@ -287,36 +158,6 @@ def _random_network() -> MTANDeepLabv3:
     # An untrained depth is about 0 m, which a consumer would never see: it is out of range.
     nn.init.constant_(network.decoders[DEPTH][-1].bias, 2.0)
     return network
-
-
-def _open(path: Path) -> safe_open:
-    try:
-        with open(path, 'rb') as file:
-            head = file.read(32)
-        return safe_open(path, framework='pt')
-    except OSError as error:
-        raise CheckpointError(
-            f'{path}: cannot be opened ({error.strerror}); give the path of a weights file '
-            f'(.safetensors), default or random') from error
-    except SafetensorError as error:
-        raise CheckpointError(f'{path}: {_diagnose(path, head)} ({error})') from error
-
-
-def _diagnose(path: Path, head: bytes) -> str:
-    if head.startswith((b'PK', b'\x80')):
-        return (f'is a PyTorch file, not safetensors; convert it with '
-                f'mtan import {path} --tasks ... --out ...')
-    if head.startswith(b'version https://git-lfs'):
-        return 'is a Git LFS pointer, not the weights; run git lfs pull'
-    return (f'is not a whole safetensors file ({path.stat().st_size} bytes); '
-            f'copy or download it again')
-
-
-def _read_card(path: Path, file: safe_open) -> ModelCard:
-    try:
-        return ModelCard.from_metadata(file.metadata() or {})
-    except CheckpointError as error:
-        raise CheckpointError(f'{path}: {error}') from error
 
 
 def _storable(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -3,6 +3,7 @@
 """How the threads of a forward pass behave toward everything else on the machine."""
 
 import os
+from pathlib import Path
 
 _set: set[str] = set()
 """The variables that were not in the environment before."""
@@ -26,3 +27,22 @@ def share_cores() -> None:
 def environment_before() -> dict[str, str]:
     """Return the environment without what `share_cores` has added to it."""
     return {name: value for name, value in os.environ.items() if name not in _set}
+
+
+def compute_threads() -> int:
+    """Return how many threads to compute with: $OMP_NUM_THREADS, else one for each usable core."""
+    wanted = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0]
+    return int(wanted) if wanted.isdecimal() and int(wanted) else _count_cores()
+
+
+def _count_cores(topology: Path = Path('/sys/devices/system/cpu')) -> int:
+    """Return the cores that this process may use, one where two processors share it."""
+    usable = os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else range(
+        os.cpu_count() or 1)
+    cores = set()
+    for processor in usable:
+        try:
+            cores.add((topology / f'cpu{processor}/topology/core_cpus_list').read_text())
+        except OSError:  # outside Linux
+            cores.add(str(processor))
+    return len(cores)

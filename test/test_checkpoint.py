@@ -12,20 +12,17 @@ import pytest
 from safetensors.torch import save_file
 import torch
 
-from mtan_perception import checkpoint, files
+from mtan_perception import checkpoint, files, model_card
 from mtan_perception.checkpoint import (
     build_network,
-    CheckpointError,
-    COMPACT,
     import_reference,
     load_network,
-    ModelCard,
-    read_card,
     read_checkpoint,
     save_checkpoint,
 )
 from mtan_perception.inference.benchmark.original import ReferenceMTAN
 from mtan_perception.labels import CITYSCAPES_19, NYUV2_13
+from mtan_perception.model_card import CheckpointError, COMPACT, ModelCard, read_card
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.tasks import NYUV2_TASKS
 
@@ -114,13 +111,13 @@ def test_random_is_the_same_each_time_and_disturbs_nothing():
 
 
 def test_default_that_is_not_shipped(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint, 'DEFAULT_WEIGHTS', tmp_path / 'default.safetensors')
+    monkeypatch.setattr(model_card, 'DEFAULT_WEIGHTS', tmp_path / 'default.safetensors')
     with pytest.raises(CheckpointError, match=r'default is not part of .*or random'):
         load_network('default')
 
 
 def test_default_that_is_shipped(monkeypatch, weights):
-    monkeypatch.setattr(checkpoint, 'DEFAULT_WEIGHTS', weights)
+    monkeypatch.setattr(model_card, 'DEFAULT_WEIGHTS', weights)
     assert load_network('default')[1] == TINY
 
 

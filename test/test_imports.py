@@ -32,6 +32,7 @@ USUAL = {'torch', 'numpy', 'safetensors'}
 LIBRARIES = {
     'network': {'torch'},
     'tasks': set(),
+    'model_card': {'safetensors'},
     'files': {'numpy'},
     'threads': set(),
     'labels': {'numpy'},
@@ -41,7 +42,8 @@ LIBRARIES = {
     'cli': USUAL | {'cv2', 'yaml'},
 }
 # Modules that are imported only where the library is there: by the backend, by the benchmark.
-MODULE_LIBRARIES = {'openvino_graph': {'openvino'}, 'openvino_convolution': {'openvino'},
+MODULE_LIBRARIES = {**{f'openvino_{part}': {'openvino'}
+                       for part in ('convolution', 'graph', 'images', 'runtime')},
                     'original': {'torchvision'}, 'triton_kernels': {'triton'},
                     'triton_layers': {'triton'}, 'triton_choices': {'triton'}}
 

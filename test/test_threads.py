@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from mtan_perception.threads import _count_cores, compute_threads
+
 SCRIPT = """
 from mtan_perception.threads import share_cores
 share_cores()
@@ -48,3 +52,22 @@ def test_other_threads_sleep_between_operations():
 def test_what_the_environment_says_is_left_alone():
     threads, policy, _, before = run(OPENCV_FOR_THREADS_NUM='2', OMP_WAIT_POLICY='ACTIVE')
     assert (threads, policy, before) == (2, 'ACTIVE', 'ACTIVE')
+
+
+@pytest.mark.parametrize('wanted, found', [('3', 3), ('5,2', 5), ('', 2), ('0', 2), ('many', 2)])
+def test_threads_to_compute_with(wanted, found, monkeypatch):
+    """What the environment asks for, if it is a number of threads."""
+    monkeypatch.setenv('OMP_NUM_THREADS', wanted)
+    monkeypatch.setattr('mtan_perception.threads._count_cores', lambda: 2)
+    assert compute_threads() == found
+
+
+def test_a_core_counts_once(tmp_path, monkeypatch):
+    """Of two cores with two processors each, three of which may be used; without such files."""
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: {0, 1, 2}, raising=False)
+    for processor, core in enumerate(('0,2', '1,3', '0,2', '1,3')):
+        folder = tmp_path / f'cpu{processor}' / 'topology'
+        folder.mkdir(parents=True)
+        (folder / 'core_cpus_list').write_text(f'{core}\n')
+    assert _count_cores(tmp_path) == 2
+    assert _count_cores(tmp_path / 'nowhere') == 3

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     if measure_node is not None:
         from mtan_perception.inference.benchmark.comparison import describe_host, versions
         from mtan_perception.inference.devices import choose_device
-        about = {'host': describe_host(str(choose_device(args.device))), 'versions': versions()}
+        about = {'host': describe_host(choose_device(args.device)), 'versions': versions()}
         report = about | report | {'node': measure_node(
             _NODE_SIZES[:1] if args.quick else _NODE_SIZES,
             _QUICK_FRAMES if args.quick else args.frames,
@@ -119,10 +119,10 @@ def _run_network(args: argparse.Namespace) -> dict[str, Any]:
     sizes = _sizes(args)
     from mtan_perception.inference.benchmark import comparison
     from mtan_perception.inference.devices import choose_device, choose_precision
-    chosen = choose_device(args.device)
-    names = _names(args, chosen.type)
-    device, precision = str(chosen), choose_precision(args.precision, chosen)
-    patience = _PATIENCE[chosen.type] if args.patience is None else args.patience
+    device = choose_device(args.device)
+    precision, kind = choose_precision(args.precision, device), device.partition(':')[0]
+    names = _names(args, kind)
+    patience = _PATIENCE[kind] if args.patience is None else args.patience
     images = [_image(*size) for size in sizes]
     processes: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix='mtan-benchmark-') as folder:
@@ -221,7 +221,7 @@ def _image(height: int, width: int):
     """Return a rendered room as the network's input, (1, 3, height, width) float32."""
     import numpy as np
 
-    from mtan_perception.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+    from mtan_perception.model_card import IMAGENET_MEAN, IMAGENET_STD
     from mtan_perception.synthetic import render
     mean, std = (np.array(values, np.float32).reshape(1, 3, 1, 1)
                  for values in (IMAGENET_MEAN, IMAGENET_STD))

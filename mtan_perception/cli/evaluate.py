@@ -117,7 +117,7 @@ def _evaluate(args: argparse.Namespace):
     for fault in data.skipped:
         print(f'frame skipped: {fault}', file=sys.stderr)
     about = {'weights': args.weights, **data.about, 'skipped': len(data.skipped),
-             'input_size': list(engine.input_size), 'device': str(engine.device),
+             'input_size': list(engine.input_size), 'device': engine.device,
              'precision': engine.precision, 'backend': engine.backend}
     if DEPTH in channels:
         about |= {'depth_unit': data.depth_unit,

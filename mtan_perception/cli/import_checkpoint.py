@@ -50,7 +50,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, check, write; nothing is written unless every tensor fits."""
-    from mtan_perception.checkpoint import import_reference, ModelCard, save_checkpoint
+    from mtan_perception.checkpoint import import_reference, save_checkpoint
+    from mtan_perception.model_card import ModelCard
     tasks = parse_tasks(args.tasks)
     mean, std = _SCALINGS[args.input_scaling]
     labels = _label_set(args.labels, tasks)

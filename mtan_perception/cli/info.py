@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print each entry of the card, on further lines where one is too short."""
-    from mtan_perception.checkpoint import read_card
+    from mtan_perception.model_card import read_card
     card = read_card(args.weights)
     entries = {
         'tasks': ', '.join(f'{name}:{channels}' for name, channels in card.tasks.items()),

@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the network on camera images: uint8 RGB in, masks, metric depth and normals out."""
 
+import importlib.util
 import sys
 
-try:
-    import torch  # noqa: F401
-except ImportError as error:
+# Not imported: what runs the network may do without.
+if importlib.util.find_spec('torch') is None:
     raise ImportError(
         'mtan_perception needs PyTorch, which no rosdep key installs on every platform; install '
-        f'it with: python3 -m pip install torch torchvision ({error})') from error
+        'it with: python3 -m pip install torch torchvision')
 
 from mtan_perception.inference.engine import Engine
 from mtan_perception.inference.errors import EngineError

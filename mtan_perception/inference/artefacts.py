@@ -14,8 +14,6 @@ import tempfile
 import time
 from types import ModuleType
 
-from torch import nn
-
 _LOGGER = logging.getLogger(__name__)
 
 # Most hold the network's weights: keep the last few used of each name.
@@ -42,23 +40,19 @@ def artefact_folder() -> Path:
     return Path(cache) / 'mtan_perception'
 
 
-def fingerprint(network: nn.Module) -> str:
-    """Return a hash of the tensors, their names, and what the modules say of themselves."""
-    digest = hashlib.blake2b(digest_size=16)
-    # No tensor tells a convolution's stride and dilation.
-    digest.update(repr(network).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f'{name} {tuple(tensor.shape)} {tensor.dtype}\n'.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()
+def file_hash(*paths: Path) -> str:
+    """Return a hash of the files' content."""
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+    for path in paths:
+        with open(path, 'rb') as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()[:32]
 
 
 def code_hash(*modules: ModuleType) -> str:
     """Return a hash of the modules' sources, of which a development version has many."""
-    digest = hashlib.blake2b(digest_size=8)
-    for module in modules:
-        digest.update(Path(module.__file__).read_bytes())
-    return digest.hexdigest()
+    return file_hash(*(Path(module.__file__) for module in modules))
 
 
 def provide(name: str, key: Mapping[str, str], build: Callable[[Path], None]) -> Path:
@@ -67,7 +61,8 @@ def provide(name: str, key: Mapping[str, str], build: Callable[[Path], None]) ->
 
     :param name: of the file.
     :param key: all that the content depends on: weights, versions, device, size, tasks.
-    :param build: writes the file; it may take long, so a log line announces it.
+    :param build: writes the file, and others beside it if it likes; it may take long, so a log
+        line announces it.
     :raises OSError: if the folder cannot be written.
 
     A file of another key, or not the one that was written, is built anew, with a log line.
@@ -75,7 +70,7 @@ def provide(name: str, key: Mapping[str, str], build: Callable[[Path], None]) ->
     entry = artefact_folder() / hashlib.blake2b(
         json.dumps([name, key], sort_keys=True).encode(), digest_size=12).hexdigest()
     path = entry / name
-    fault = _fault(entry, name, key)
+    fault = _fault(entry, key)
     if fault is None:
         _LOGGER.info('cache: %s', path)
         with suppress(OSError):  # somebody else's file serves as well
@@ -90,13 +85,13 @@ def provide(name: str, key: Mapping[str, str], build: Callable[[Path], None]) ->
     temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=_BUILDING))
     try:
         build(temporary / name)
-        (temporary / _NOTE).write_text(json.dumps(
-            {'key': dict(key), 'sha256': _sha256(temporary / name)}))
+        (temporary / _NOTE).write_text(json.dumps({'key': dict(key), 'hashes': {
+            path.name: file_hash(path) for path in temporary.iterdir()}}))
         shutil.rmtree(entry, ignore_errors=True)
         os.replace(temporary, entry)
     except OSError:
         # Another process may have been faster, with the same content.
-        if _fault(entry, name, key) is not None:
+        if _fault(entry, key) is not None:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -105,23 +100,17 @@ def provide(name: str, key: Mapping[str, str], build: Callable[[Path], None]) ->
     return path
 
 
-def _fault(entry: Path, name: str, key: Mapping[str, str]) -> str | None:
-    """Return what is wrong with a kept file, None if it is the one that was written."""
+def _fault(entry: Path, key: Mapping[str, str]) -> str | None:
+    """Return what is wrong with kept files, None if they are those that were written."""
     try:
         note = json.loads((entry / _NOTE).read_text())
         if note['key'] != dict(key):
             return 'was written for something else'
-        return None if note['sha256'] == _sha256(entry / name) else 'is damaged'
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        is_whole = all(file_hash(entry / name) == digest
+                       for name, digest in note['hashes'].items())
+        return None if is_whole else 'is damaged'
+    except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         return f'cannot be read ({type(error).__name__}: {error})'
-
-
-def _sha256(path: Path) -> str:
-    with open(path, 'rb') as file:
-        digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _forget(folder: Path, name: str) -> None:

@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this machine can compute on, and in which precision."""
 
+import ctypes
 import logging
 import os
 from pathlib import Path
 import re
-
-import torch
 
 from mtan_perception.inference.errors import EngineError
 
@@ -19,39 +18,68 @@ _OUT_OF_MEMORY = (
     'out of memory', "can't allocate memory", 'STATUS_ALLOC_FAILED', 'STATUS_NOT_INITIALIZED',
     'unable to find an engine', 'bad_alloc')
 
-DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
+PRECISIONS = ('fp32', 'fp16', 'bf16')
+# Without one of them torch finds no GPU, NVIDIA's or AMD's, and need not be loaded to look.
+_DRIVERS = ('libcuda.so.1', 'nvcuda.dll')
+_AMD_DRIVER = Path('/dev/kfd')
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str) -> str:
     """
-    Return the device for 'auto', 'cpu', 'cuda' or 'cuda:N'.
+    Return the device for 'auto', 'cpu', 'cuda' or 'cuda:N' as torch names it, with its number.
 
     :raises EngineError: naming what this machine has, for one that it has not.
     """
-    available = ['cpu', *(f'cuda:{index}' for index in range(torch.cuda.device_count()))]
+    if str(name) == 'cpu':
+        return 'cpu'
+    available = ['cpu', *(f'cuda:{index}' for index in range(_count_gpus()))]
     if name == 'auto' and len(available) > 1:
         problem = _cuda_problem(available[1])
         if problem is None:
-            return torch.device(available[1])
+            return available[1]
         _LOGGER.warning('device: %s cannot be used (%s); going on, slower, on the CPU',
                         available[1], problem)
     if name == 'auto':
-        return torch.device('cpu')
-    if not re.fullmatch(r'cpu|cuda(:\d+)?', str(name)):
+        return 'cpu'
+    if not re.fullmatch(r'cuda(:\d+)?', str(name)):
         raise EngineError(f"device: {name!r} is not known; choose 'auto', 'cpu', 'cuda' or "
                           f"'cuda:N' (available here: {', '.join(available)})")
     wanted = 'cuda:0' if name == 'cuda' else str(name)
     if wanted not in available:
         raise EngineError(f'device: {name!r} is not available; this machine has '
                           f"{', '.join(available)}; choose one of them or 'auto'")
-    problem = None if wanted == 'cpu' else _cuda_problem(wanted)
+    problem = _cuda_problem(wanted)
     if problem is not None:
         raise EngineError(f"device: {name!r} cannot be used: {problem}; choose 'cpu' or 'auto'")
-    return torch.device(wanted)
+    return wanted
+
+
+def is_gpu(device: str) -> bool:
+    """Tell whether it is one that torch drives by CUDA, or by ROCm in CUDA's name."""
+    return device.startswith('cuda')
+
+
+def _count_gpus() -> int:
+    if not _has_driver():
+        return 0
+    import torch
+    return torch.cuda.device_count()
+
+
+def _has_driver() -> bool:
+    """Tell whether there is a GPU's driver, for which torch takes seconds and 500 MiB to look."""
+    for name in _DRIVERS:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return True
+    return _AMD_DRIVER.exists()
 
 
 def _cuda_problem(device: str) -> str | None:
     """Return why this torch cannot use a device that is there, for want of a driver or kernels."""
+    import torch
     try:
         # A convolution, which needs cuDNN, too.
         torch.conv2d(*torch.ones(2, 1, 1, 8, 8, device=device)).item()
@@ -61,27 +89,36 @@ def _cuda_problem(device: str) -> str | None:
     return None
 
 
+def free_unused_memory(device: str) -> None:
+    """Give a GPU what torch keeps of the memory of tensors that are gone."""
+    if is_gpu(device):
+        import torch
+        torch.cuda.empty_cache()
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Tell whether a device is full, for which each library has errors of its own."""
     return any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
-def choose_precision(name: str, device: torch.device) -> str:
+def choose_precision(name: str, device: str) -> str:
     """
-    Return the precision for 'auto' or one of `DTYPES`; fp32, with a warning, where it is lacking.
+    Return the precision for 'auto' or one of `PRECISIONS`.
+
+    Where it is lacking that is fp32, with a warning.
 
     :raises EngineError: for one that is not known.
     """
-    if name not in ('auto', *DTYPES):
+    if name not in ('auto', *PRECISIONS):
         raise EngineError(f"precision: {name!r} is not known; choose 'auto', "
-                          f"{', '.join(map(repr, DTYPES))}")
+                          f"{', '.join(map(repr, PRECISIONS))}")
     supported = ['fp32', 'bf16']
-    if device.type == 'cuda':
+    if is_gpu(device):
         supported = ['fp32', 'fp16']
         if is_made_for_bfloat16(device):
             supported.append('bf16')
     if name == 'auto':
-        return 'fp16' if device.type == 'cuda' else 'fp32'
+        return 'fp16' if is_gpu(device) else 'fp32'
     if name not in supported:
         _LOGGER.warning('precision: %s is not supported on %s (%s are); going on with fp32',
                         name, device, ', '.join(supported))
@@ -89,9 +126,10 @@ def choose_precision(name: str, device: torch.device) -> str:
     return name
 
 
-def is_made_for_bfloat16(device: torch.device) -> bool:
+def is_made_for_bfloat16(device: str) -> bool:
     """Tell whether a device is faster in bfloat16 than in float32; others emulate it."""
-    if device.type == 'cuda':
+    if is_gpu(device):
+        import torch
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return not {'avx512_bf16', 'amx_bf16'}.isdisjoint(describe_processor('flags').split())
 

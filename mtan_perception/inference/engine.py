@@ -9,24 +9,23 @@ import math
 import numbers
 import os
 import time
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from mtan_perception.checkpoint import load_network, read_card
 from mtan_perception.geometry import correct_depth, Fit, fit_image, INPUT_LIMITS
-from mtan_perception.inference.backends import Backend, build_backend
+from mtan_perception.inference.backends import Backend, build_backend, Images
 from mtan_perception.inference.devices import (
     choose_device,
     choose_precision,
+    free_unused_memory,
+    is_gpu,
     is_out_of_memory,
 )
 from mtan_perception.inference.errors import BackendError, EngineError
-from mtan_perception.inference.postprocess import copy_to_host, limit_confidence, limit_depth
+from mtan_perception.inference.images import limit_confidence, limit_depth
 from mtan_perception.inference.prediction import Prediction
-from mtan_perception.inference.preprocess import normalise_image, resize_image
+from mtan_perception.model_card import read_card
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION, select_tasks
 
 _LOGGER = logging.getLogger(__name__)
@@ -75,6 +74,7 @@ class Engine:
         self.confidence_threshold = 0.0
         self._weights = weights
         self._backend: Backend | None = None
+        self._images: Images | None = None
         self._persist(lambda: None, backend)
 
     @property
@@ -167,8 +167,11 @@ class Engine:
         """
         _check_images(images)
         wanted = self._wanted(tasks)
+        groups = self._group(images)
         lacked = [self._prepare_group((len(group), 3, *size), wanted)
-                  for size, group in self._group(images).items()]
+                  for size, group in groups.items()]
+        lacked += [self._images.prepare(images[index], fit)
+                   for group in groups.values() for index, fit in group]
         if any(lacked):
             self.infer_batch(images, wanted)
         return any(lacked)
@@ -189,7 +192,6 @@ class Engine:
         _check_focal_length(focal_length)
         return self.infer_batch([image], tasks, [focal_length])[0]
 
-    @torch.inference_mode()
     def infer_batch(self, images: Sequence[np.ndarray], tasks: Iterable[str] | None = None,
                     focal_lengths: Sequence[float | None] | None = None) -> list[Prediction]:
         """
@@ -243,12 +245,8 @@ class Engine:
     def _infer_on_device(self, images: Sequence[np.ndarray], fits: Sequence[Fit],
                          tasks: tuple[str, ...],
                          focal_lengths: Sequence[float | None]) -> list[Prediction]:
-        clock = _Stopwatch(self.device, len(images))
-        resized = [resize_image(image, fit, self.device)
-                   for image, fit in zip(images, fits, strict=True)]
-        inputs = [normalise_image(pixels, fit, self.card.mean, self.card.std)
-                  for pixels, fit in zip(resized, fits, strict=True)]
-        x = torch.cat(inputs) if len(inputs) > 1 else inputs[0]  # of one it would be a copy
+        clock = _Stopwatch(self._images.wait, len(images))
+        resized, x = self._images.load(images, fits)
         clock.lap('preprocess')
         finished = self._backend(x, tasks)
         clock.lap('network')
@@ -259,16 +257,16 @@ class Engine:
             if 'depth' in cropped and focal_length is not None and self.corrects_depth:
                 cropped['depth'] = correct_depth(
                     cropped['depth'], focal_length * fit.scale, self.card.focal_length)
-            outputs[index, 'image'] = resized[index][0].permute(1, 2, 0)
+            outputs[index, 'image'] = resized[index]
             outputs |= {(index, name): output for name, output in self._limit(cropped).items()}
-        arrays = copy_to_host(outputs)
+        arrays = self._images.fetch(outputs)
         clock.lap('postprocess')
         return [Prediction(scale=fit.scale, timings=dict(clock.laps),
                            **{name: array for (owner, name), array in arrays.items()
                               if owner == index})
                 for index, fit in enumerate(fits)]
 
-    def _limit(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _limit(self, images: dict[str, Any]) -> dict[str, Any]:
         """Apply the settings to one image's finished outputs; return those of a Prediction."""
         outputs = {}
         if 'label' in images:
@@ -281,9 +279,9 @@ class Engine:
         return outputs
 
     def _build(self, backend: str, failed: str | None) -> None:
-        weights = self._weights  # Not the engine, or the two would keep each other in memory.
-        self._backend = build_backend(backend, lambda: load_network(weights)[0],
-                                      self.device, self.precision, self.card.normal_axes, failed)
+        self._backend = build_backend(backend, self._weights, self.device, self.precision,
+                                      self.card.normal_axes, failed)
+        self._images = self._backend.images(self.device, self.card.mean, self.card.std)
         self.precision = self._backend.precision
 
     def _persist(self, action: Callable[[], Result], backend: str | None = None) -> Result:
@@ -300,13 +298,14 @@ class Engine:
                     backend = None
                 return action()
             except RuntimeError as error:
+                device = self.device
                 failed = None if self._backend is None else self._backend.name
                 backend = self._retreat(error)
                 if backend is None:
                     raise
             # The error is gone here, and what failed with it, which held the device's memory.
             gc.collect()
-            torch.cuda.empty_cache()
+            free_unused_memory(device)
 
     def _retreat(self, error: RuntimeError) -> str | None:
         """
@@ -316,16 +315,16 @@ class Engine:
         :raises EngineError: where the memory of the CPU is too small.
         """
         reason, used = str(error).splitlines()[0], self._backend
-        if self.device.type == 'cuda' and is_out_of_memory(error):
+        if is_gpu(self.device) and is_out_of_memory(error):
             _LOGGER.warning('device: %s has too little memory (%s); going on, slower, on the CPU: '
                             'choose a smaller input_size, fewer tasks or lighter weights',
                             self.device, reason)
-            self._backend = None
-            self.device, self.precision = torch.device('cpu'), 'fp32'
+            self._backend = self._images = None
+            self.device, self.precision = 'cpu', 'fp32'
             return 'auto'
         if isinstance(error, BackendError) and used is not None and used.name != 'torch':
             _LOGGER.warning('backend: failed (%s); going on with torch', reason)
-            self._backend = None
+            self._backend = self._images = None
             return 'torch'
         if is_out_of_memory(error):
             height, width = self.input_size
@@ -348,19 +347,21 @@ class Engine:
 
 
 class _Stopwatch:
-    """Seconds of each stage for one of `count` images, waiting for the device at its end."""
+    """
+    Seconds of each stage for one of `count` images.
 
-    def __init__(self, device: torch.device, count: int) -> None:
+    :param wait: waits for the device, at the end of a stage.
+    """
+
+    def __init__(self, wait: Callable[[], None], count: int) -> None:
         self.laps: dict[str, float] = {}
-        self._device = device
+        self._wait = wait
         self._count = count
         self._start = time.perf_counter()
 
     def lap(self, name: str) -> None:
         """End the stage `name`; the next one starts now."""
-        if self._device.type == 'cuda':
-            # Not the device, which would break the graph that another engine captures.
-            torch.cuda.current_stream(self._device).synchronize()
+        self._wait()
         now = time.perf_counter()
         self.laps[name] = (now - self._start) / self._count
         self._start = now

@@ -20,7 +20,6 @@ from torch import nn, Tensor
 
 from mtan_perception.files import written_whole
 from mtan_perception.inference.convolution import cpu_convolution
-from mtan_perception.inference.errors import in_one_line
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import finish
 
@@ -107,6 +106,7 @@ def export_openvino(network: FinishedNetwork, path: Path) -> None:
     from openvino.preprocess import PrePostProcessor
 
     from mtan_perception.inference.backends.openvino_graph import build_model
+    from mtan_perception.inference.backends.openvino_runtime import save_model
     # Whoever runs it chooses the precision.
     model = build_model(network.network, network.size, network.tasks, network.axes, is_exact=False)
     steps = PrePostProcessor(model)
@@ -117,10 +117,7 @@ def export_openvino(network: FinishedNetwork, path: Path) -> None:
     model = steps.build()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
         temporary = Path(folder) / 'model.xml'
-        try:
-            openvino.save_model(model, temporary, compress_to_fp16=False)
-        except RuntimeError as error:
-            raise OSError(f'openvino: {in_one_line(error)}') from error
+        save_model(model, temporary)
         shutil.move(temporary.with_suffix('.bin'), path.with_suffix('.bin'))
         os.replace(temporary, path)
 

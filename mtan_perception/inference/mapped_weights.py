@@ -3,47 +3,29 @@
 """
 The optimised network's weights in a file that is mapped into memory.
 
-Folding takes seconds, and as much memory again; the next start is spared both. A runtime that
-packs weights for itself has them in memory once: the system may drop pages of a file, and does so
-in ``reading_once`` as soon as they are read.
+Folding takes seconds, and as much memory again; the next start is spared both.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-import ctypes
+import hashlib
 import logging
-import mmap
 from pathlib import Path
-import tempfile
-import threading
-import weakref
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 
 from mtan_perception import __version__
 from mtan_perception.inference import convolution, optimize
-from mtan_perception.inference.artefacts import (
-    artefact_folder,
-    code_hash,
-    fingerprint,
-    provide,
-)
+from mtan_perception.inference.artefacts import code_hash, provide
 from mtan_perception.inference.convolution import Factory
+from mtan_perception.inference.mapped_files import map_file, trim
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.network import MTANDeepLabv3
 
 _LOGGER = logging.getLogger(__name__)
 
 _ALIGNMENT = 64  # bytes: a cache line, and the widest register
-_EVICTION_PERIOD = 0.005  # seconds
 _LARGE = 1 << 20  # bytes: after as many, what malloc keeps of intermediates is given back
-
-
-# What is in use of the files mapped here.
-_MAPS: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
-_MAPS_LOCK = threading.Lock()
 
 
 class MappedWeights:
@@ -56,7 +38,7 @@ class MappedWeights:
 
     def __init__(self, path: Path, memory_format: torch.memory_format) -> None:
         with open(path, 'rb') as file:
-            self._bytes = torch.from_numpy(_mapped(file, np.uint8))
+            self._bytes = torch.from_numpy(map_file(file, np.uint8))
         self._memory_format = memory_format
         self._end = 0
 
@@ -67,6 +49,17 @@ class MappedWeights:
                              memory_format=_layout(buffer, self._memory_format)).stride()
         content = self._bytes[start:start + buffer.nbytes].view(buffer.dtype)
         return content.as_strided(buffer.shape, stride)
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Return a hash of the tensors, their names, and what the modules say of themselves."""
+    digest = hashlib.blake2b(digest_size=16)
+    # No tensor tells a convolution's stride and dilation.
+    digest.update(repr(network).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f'{name} {tuple(tensor.shape)} {tensor.dtype}\n'.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def optimize_mapped(network: MTANDeepLabv3, factory: Factory,
@@ -94,52 +87,6 @@ def optimize_mapped(network: MTANDeepLabv3, factory: Factory,
     return OptimizedMTAN(network.to('meta'), factory, weights.place)
 
 
-def mapped_copy(array: np.ndarray) -> np.ndarray:
-    """Return a contiguous copy, in a file without a name; in memory where there can be none."""
-    array = np.ascontiguousarray(array)
-    try:
-        with tempfile.TemporaryFile(dir=artefact_folder()) as file:
-            array.tofile(file)
-            return _mapped(file, array.dtype).reshape(array.shape)
-    except OSError:
-        return array
-
-
-@contextmanager
-def reading_once() -> Iterator[None]:
-    """Meanwhile give mapped pages back as they are read; one read again is loaded again."""
-    done = threading.Event()
-    thread = threading.Thread(target=_evict, args=[done], name='weights-eviction')
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        _trim()
-
-
-def _mapped(file, dtype) -> np.ndarray:
-    """Return the values of an open file."""
-    file.flush()
-    # Private: torch wants memory that it could write to, and the file stays as it is.
-    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    with _MAPS_LOCK:
-        _MAPS.add(mapped)
-    return np.frombuffer(mapped, dtype)
-
-
-def _evict(done: threading.Event) -> None:
-    if not hasattr(mmap, 'MADV_DONTNEED'):  # not on Linux
-        return
-    ended = False
-    while not ended:
-        ended = done.wait(_EVICTION_PERIOD)
-        with _MAPS_LOCK:
-            for mapped in _MAPS:
-                mapped.madvise(mmap.MADV_DONTNEED)
-
-
 def write(path: Path, network: MTANDeepLabv3, factory: Factory,
           memory_format: torch.memory_format) -> None:
     """Write the optimised network's weights, of which few are in memory at a time."""
@@ -150,16 +97,10 @@ def write(path: Path, network: MTANDeepLabv3, factory: Factory,
             file.write(flat.view(torch.uint8).numpy())
             file.write(bytes(_padded(flat.nbytes) - flat.nbytes))
             if flat.nbytes >= _LARGE:
-                _trim()
+                trim()
             return buffer.to('meta')
         OptimizedMTAN(network, factory, place)
-    _trim()
-
-
-def _trim() -> None:
-    """Give the system what malloc has kept of intermediates: half as much as the weights."""
-    with suppress(AttributeError, OSError):  # only the GNU library has it
-        ctypes.CDLL(None).malloc_trim(0)
+    trim()
 
 
 def _layout(buffer: Tensor, memory_format: torch.memory_format) -> torch.memory_format:

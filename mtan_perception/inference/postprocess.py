@@ -1,28 +1,16 @@
 # Copyright 2026 The mtan_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""
-From the network's logits to finished images, on its device, then to the host.
+"""From the network's logits to finished images by PyTorch, on any device."""
 
-What no setting changes (``finish``) belongs to the backend, which may fuse it with the network;
-the limits, which may change from frame to frame, are applied to its results.
-"""
+from collections.abc import Mapping
 
-from collections.abc import Hashable, Mapping
-
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mtan_perception.geometry import NORMAL_SIGNS
-from mtan_perception.labels import UNLABELLED
+from mtan_perception.inference.images import MIN_NORM
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
-
-# A normal shorter than this has no direction to speak of.
-MIN_NORM = 1e-4
-
-IMAGES = {SEGMENTATION: ('label', 'probability'), DEPTH: ('depth',), NORMAL: ('normal',)}
-"""Task -> the names of the images that `finish` makes of it."""
 
 
 def finish(logits: Mapping[str, Tensor], size: tuple[int, int], axes: str) -> dict[str, Tensor]:
@@ -70,61 +58,3 @@ def point_normals(normal: Tensor, axes: str) -> Tensor:
     pointing = (length > MIN_NORM) & length.isfinite()
     return torch.stack([torch.where(pointing, plane / length, toward)
                         for plane, toward in zip(planes, (0.0, 0.0, -1.0), strict=True)], dim=3)
-
-
-def limit_confidence(label: Tensor, probability: Tensor,
-                     threshold: float) -> tuple[Tensor, Tensor]:
-    """
-    Return class ids and confidence, both uint8, of a map's classes and their probability.
-
-    Where the probability is below `threshold`, or not a number, the class is 255.
-    """
-    label = torch.where(probability >= threshold, label, UNLABELLED)
-    return label, (255 * probability).nan_to_num_(0).round_().byte()
-
-
-def limit_depth(depth: Tensor, depth_range: tuple[float, float]) -> Tensor:
-    """Return float32 metres, NaN if outside the range or not above 0."""
-    nearest, farthest = depth_range
-    limits = torch.finfo(depth.dtype)
-    within = depth.clamp(max(nearest, limits.tiny), min(farthest, limits.max))
-    return torch.where(within == depth, depth, torch.nan)
-
-
-def copy_to_host(images: Mapping[Hashable, Tensor]) -> dict[Hashable, np.ndarray]:
-    """
-    Return contiguous arrays of the tensors' shapes and types.
-
-    On the host that is the tensors' own memory, where they are contiguous. From a device they are
-    fetched in one transfer: views of one buffer, which lives as long as any of them.
-    """
-    if not any(tensor.is_cuda for tensor in images.values()):
-        return {name: tensor.contiguous().numpy() for name, tensor in images.items()}
-    packed = pack(images)
-    # Into pinned memory the device writes by itself, at full speed.
-    pinned = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
-    pinned.copy_(packed, non_blocking=True)
-    torch.cuda.current_stream(packed.device).synchronize()
-    return unpack(pinned.numpy(), images)
-
-
-def pack(images: Mapping[Hashable, Tensor]) -> Tensor:
-    """Return the bytes of all tensors, the widest type first: each starts at a multiple of it."""
-    return torch.cat([images[name].contiguous().view(-1).view(torch.uint8)
-                      for name in _widest_first(images)])
-
-
-def unpack(buffer: np.ndarray, images: Mapping[Hashable, Tensor]) -> dict[Hashable, np.ndarray]:
-    """Return views of what `pack` gave, with the tensors' shapes and types."""
-    arrays = {}
-    for name in _widest_first(images):
-        tensor = images[name]
-        content, buffer = np.split(buffer, [tensor.numel() * tensor.element_size()])
-        # 'torch.float32' and 'torch.uint8' are named as in numpy.
-        dtype = np.dtype(str(tensor.dtype).removeprefix('torch.'))
-        arrays[name] = content.view(dtype).reshape(tensor.shape)
-    return arrays
-
-
-def _widest_first(images: Mapping[Hashable, Tensor]) -> list[Hashable]:
-    return sorted(images, key=lambda name: -images[name].element_size())

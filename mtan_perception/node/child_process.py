@@ -4,7 +4,6 @@
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-import ctypes
 import os
 from pathlib import Path
 import signal
@@ -16,7 +15,7 @@ import time
 
 import rclpy
 
-_LIBC = ctypes.CDLL(None)
+from mtan_perception.processes import end_with_parent
 
 # Above 101 the ports of a domain reach into Linux's ephemeral range.
 DOMAIN_IDS = range(1, 102)
@@ -72,11 +71,6 @@ def ros_environment(domain_id: int) -> dict[str, str]:
     return variables
 
 
-def _end_with_parent() -> None:
-    """Ask Linux to send this process SIGTERM when its parent ends (prctl PR_SET_PDEATHSIG)."""
-    _LIBC.prctl(1, signal.SIGTERM)
-
-
 class ChildProcess:
     """
     A Python module running as a child process, its output (stdout and stderr) kept by line.
@@ -93,7 +87,7 @@ class ChildProcess:
             [sys.executable, '-m', module, *args], env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, errors='replace', start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == 'linux' else None)
+            preexec_fn=end_with_parent)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

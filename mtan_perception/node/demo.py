@@ -22,8 +22,8 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
-from mtan_perception.checkpoint import DEFAULT_WEIGHTS, ModelCard, read_card
 from mtan_perception.labels import NYUV2_13
+from mtan_perception.model_card import DEFAULT_WEIGHTS, ModelCard, read_card
 from mtan_perception.node.child_process import (
     ChildProcess,
     free_domain_id,

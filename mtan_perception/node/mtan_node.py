@@ -315,7 +315,7 @@ class MtanNode(LifecycleNode):
             'input size': f'{settings.input_width}×{settings.input_height}',
         }
         if engine is not None:
-            values |= {'device': str(engine.device), 'precision': str(engine.precision),
+            values |= {'device': engine.device, 'precision': str(engine.precision),
                        'backend': engine.backend}
         name = ': '.join(filter(None, (self.get_name(), camera.name, 'inference')))
         return diagnostic_status(name, values.get('device', ''), level, message, values)

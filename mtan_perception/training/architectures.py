@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from torch import nn, Tensor
 from torch.nn import functional
 
-from mtan_perception.checkpoint import build_network, ModelCard
+from mtan_perception.checkpoint import build_network
+from mtan_perception.model_card import ModelCard
 from mtan_perception.network.deeplab_head import DeepLabHead
 from mtan_perception.network.dilated_resnet import DilatedResNet
 from mtan_perception.network.mtan_deeplabv3 import ACTIVATIONS

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mtan_perception.checkpoint import ModelCard
 from mtan_perception.inference import Prediction
 from mtan_perception.labels import generic, LabelSet
 from mtan_perception.metrics import DepthMetrics, NormalMetrics, SegmentationMetrics
+from mtan_perception.model_card import ModelCard
 from mtan_perception.synthetic import render
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 from mtan_perception.training.datasets import DatasetError, DenseDataset
@@ -222,9 +222,9 @@ def evaluate(engine, frames: Iterable[tuple[str, Mapping[str, Tensor]]],
 
 
 def synthetic_frames(seeds: range, size: tuple[int, int],
-                     device: torch.device) -> Iterator[tuple[str, dict[str, Tensor]]]:
+                     device: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield name and sample of each seed's room at `size` (height, width), on the CPU."""
-    step = _RENDER_AT_ONCE.get(device.type, 1)
+    step = _RENDER_AT_ONCE.get(torch.device(device).type, 1)
     for start in range(0, len(seeds), step):
         part = seeds[start:start + step]
         fields = [field.cpu() for field in render(part, *size, device=device)]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mtan_perception.checkpoint import ModelCard
 from mtan_perception.labels import LabelSet, NYUV2_13
+from mtan_perception.model_card import ModelCard
 from mtan_perception.tasks import NYUV2_TASKS, parse_tasks, SEGMENTATION, select_tasks
 from mtan_perception.training.augmentation import Augmentation
 from mtan_perception.training.config import Stage, TrainConfig

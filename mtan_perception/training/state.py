@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from mtan_perception.checkpoint import CheckpointError
 from mtan_perception.files import written_whole
+from mtan_perception.model_card import CheckpointError
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

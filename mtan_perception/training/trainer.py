@@ -18,8 +18,9 @@ from torch import nn, Tensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from mtan_perception.checkpoint import CheckpointError, save_checkpoint, start_from
+from mtan_perception.checkpoint import save_checkpoint, start_from
 from mtan_perception.inference.devices import choose_device, is_made_for_bfloat16
+from mtan_perception.model_card import CheckpointError
 from mtan_perception.network.dilated_resnet import load_pretrained
 from mtan_perception.tasks import SEGMENTATION
 from mtan_perception.training import distributed
@@ -562,7 +563,7 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
     """Return the device of a process, of which each of several on a machine has its own."""
     if local_rank and name in ('auto', 'cuda') and torch.cuda.device_count():
         name = f'cuda:{local_rank}'
-    device = choose_device(name)
+    device = torch.device(choose_device(name))
     if device.type == 'cuda':
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True  # a stage's sizes never change
@@ -572,7 +573,7 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
 def _choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, bool]:
     """Return the type of the weights, and whether to compute in bfloat16 where that is safe."""
     if name == 'auto':
-        name = 'bf16' if is_made_for_bfloat16(device) else 'fp32'
+        name = 'bf16' if is_made_for_bfloat16(str(device)) else 'fp32'
     if name not in ('fp32', 'bf16', 'fp64'):
         raise ValueError(f'precision: {name!r}; choose auto, fp32, bf16 or fp64')
     return torch.float64 if name == 'fp64' else torch.float32, name == 'bf16'

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from mtan_perception.checkpoint import build_network, COMPACT, save_checkpoint
+from mtan_perception.checkpoint import build_network, save_checkpoint
 from mtan_perception.cli.main import main
 from mtan_perception.labels import CITYSCAPES_7
+from mtan_perception.model_card import COMPACT
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 
 SMALL = replace(COMPACT, head_channels=8, input_size=(48, 64), focal_length=50.0)

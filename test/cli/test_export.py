@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from mtan_perception.checkpoint import ModelCard, save_checkpoint
+from mtan_perception.checkpoint import save_checkpoint
 from mtan_perception.cli.main import main
 from mtan_perception.inference import Engine
-from mtan_perception.inference.backends.openvino_backend import openvino_core
+from mtan_perception.model_card import ModelCard
 from mtan_perception.network import MTANDeepLabv3
 
 SIZE = (48, 64)
@@ -26,6 +26,7 @@ def run_onnx(path, image):
 
 def run_openvino(path, image):
     pytest.importorskip('openvino')
+    from mtan_perception.inference.backends.openvino_runtime import openvino_core
     model = openvino_core().compile_model(str(path), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     results = model({'image': image})
     return [results[name] for name in ('label', 'probability', 'depth', 'normal')]

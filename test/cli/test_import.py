@@ -9,10 +9,11 @@ import sys
 import pytest
 import torch
 
-from mtan_perception.checkpoint import load_network, read_card, save_checkpoint
+from mtan_perception.checkpoint import load_network, save_checkpoint
 from mtan_perception.cli.main import main
 from mtan_perception.inference.benchmark.original import ReferenceMTAN
 from mtan_perception.labels import NYUV2_13
+from mtan_perception.model_card import read_card
 
 
 @pytest.fixture

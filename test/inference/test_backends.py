@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mtan_perception.checkpoint import load_network
+from mtan_perception.checkpoint import build_network, load_network, save_checkpoint
 from mtan_perception.inference import Engine, EngineError
 from mtan_perception.inference.backends import (
     build_backend,
@@ -37,6 +37,7 @@ from mtan_perception.inference.convolution import (
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import classify, finish, point_normals
+from mtan_perception.model_card import COMPACT, ModelCard
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.tasks import NYUV2_TASKS
 
@@ -65,6 +66,12 @@ def expected(x, tasks=None):
     return images
 
 
+def run(backend, x, tasks):
+    """Return the backend's images of a tensor, as tensors."""
+    found = backend(x.numpy() if backend.name == 'openvino' else x, tasks)
+    return {name: torch.as_tensor(image) for name, image in found.items()}
+
+
 def assert_agrees(found, wanted, tolerance=1e-4):
     assert list(found) == list(wanted)
     for name, image in wanted.items():
@@ -82,15 +89,15 @@ def test_a_backend_agrees_with_the_network(name, packages):
     """All tasks, one, a batch and another size: what was built is not mistaken for another."""
     for package in packages:
         pytest.importorskip(package)
-    backend = build_backend(name, load, CPU, 'fp32', 'optical')
+    backend = build_backend(name, 'random', 'cpu', 'fp32', 'optical')
     assert (backend.name, backend.precision) == (name, 'fp32')
     x = torch.randn(2, 3, *SIZE)
     everything, small = ('segmentation', 'depth', 'normal'), x[:1, :, :32, :40]
-    assert_agrees(backend(x[:1], everything), expected(x[:1]))
+    assert_agrees(run(backend, x[:1], everything), expected(x[:1]))
     for _ in range(2):  # what comes again may be built then
-        assert_agrees(backend(x, ('normal',)), expected(x, ['normal']))
-        assert_agrees(backend(small, ('depth',)), expected(small, ['depth']))
-    assert_agrees(backend(x[1:], everything), expected(x[1:]))
+        assert_agrees(run(backend, x, ('normal',)), expected(x, ['normal']))
+        assert_agrees(run(backend, small, ('depth',)), expected(small, ['depth']))
+    assert_agrees(run(backend, x[1:], everything), expected(x[1:]))
 
 
 @pytest.mark.parametrize('name, package', [
@@ -98,42 +105,45 @@ def test_a_backend_agrees_with_the_network(name, packages):
 def test_what_is_prepared_is_not_built_again(name, package, monkeypatch):
     """A further size is there at its first call, and again without a word."""
     pytest.importorskip(package)
-    backend = build_backend(name, load, CPU, 'fp32', 'optical')
+    backend = build_backend(name, 'random', 'cpu', 'fp32', 'optical')
     shapes, tasks = ((1, 3, 32, 40), (2, 3, 40, 32)), ('depth',)
     wanted = [expected(torch.ones(shape), tasks) for shape in shapes]
     for lacking in (True, False):
         assert [backend.prepare(shape, tasks) for shape in shapes] == [lacking] * 2
     monkeypatch.setattr(OptimizedMTAN, 'logits', None)  # of which it would be built, or run
+    monkeypatch.setattr(openvino_backend, 'write_model', None)
     for shape, images in zip(shapes, wanted, strict=True):
-        assert_agrees(backend(torch.ones(shape), tasks), images)
+        assert_agrees(run(backend, torch.ones(shape), tasks), images)
 
 
 def test_openvino_prepares_nothing_that_would_push_out_what_is_in_use():
     """Nor what a model of more tasks runs already."""
     pytest.importorskip('openvino')
-    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
+    backend = build_backend('openvino', 'random', 'cpu', 'fp32', 'optical')
     everything = ('segmentation', 'depth', 'normal')
     assert all(backend.prepare((1, 3, 32, width), everything) for width in (32, 40, 48))
     assert not backend.prepare((1, 3, 32, 48), ('depth',))
     assert not backend.prepare((1, 3, 32, 56), everything)
-    assert [size[1] for size, _ in backend._requests] == [32, 40, 48]
+    assert [size[1] for size, _ in backend._models] == [32, 40, 48]
 
 
 @pytest.mark.parametrize('name, packages', [
     ('torch', []), ('openvino', ['openvino']), ('onnxruntime', ['onnx', 'onnxruntime'])])
-def test_files_kept_of_other_architectures_are_not_taken(name, packages):
+def test_files_kept_of_other_architectures_are_not_taken(name, packages, tmp_path):
     """The same weights, but for the pyramid's rates, of which no tensor tells."""
     for package in packages:
         pytest.importorskip(package)
     x, state = torch.randn(1, 3, 128, 128), None
     for rates in ((1, 2, 5), (5, 6, 9)):
-        network = MTANDeepLabv3({'depth': 1}, 'resnet18', 16, 16, rates).eval()
+        card = ModelCard({'depth': 1}, 'resnet18', 16, 16, rates)
+        network = build_network(card).eval()
         state = state or network.state_dict()
         network.load_state_dict(state)
         with torch.no_grad():
             wanted = network(x)['depth'][:, 0]
-        backend = build_backend(name, lambda network=network: network, CPU, 'fp32', 'optical')
-        assert_agrees(backend(x, ('depth',)), {'depth': wanted})
+        save_checkpoint(tmp_path / 'a.safetensors', network, card)
+        backend = build_backend(name, tmp_path / 'a.safetensors', 'cpu', 'fp32', 'optical')
+        assert_agrees(run(backend, x, ('depth',)), {'depth': wanted})
 
 
 @pytest.mark.parametrize('size, dilation, paired', [
@@ -199,7 +209,7 @@ def convolved(module, weight, size, copies=1):
     """Return relu(module + addend) by OpenVINO, by torch in float64, and OpenVINO's operations."""
     import openvino
 
-    from mtan_perception.inference.backends import openvino_graph
+    from mtan_perception.inference.backends import openvino_runtime
     from mtan_perception.inference.backends.openvino_convolution import convolve, quantized_zero
     out, channels = weight.shape[:2]
     x = torch.randn(1, channels, *size)
@@ -211,9 +221,9 @@ def convolved(module, weight, size, copies=1):
     y = convolve(module, openvino.opset13.add(inputs[0], quantized_zero()), inputs[1], copies)
     model = openvino.Model([y], inputs)
     kinds = {operation.get_type_name() for operation in model.get_ops()}
-    compiled = openvino_backend.openvino_core().compile_model(
+    compiled = openvino_runtime.openvino_core().compile_model(
         model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
-    assert not openvino_graph.rounds_products(compiled)
+    assert not openvino_runtime.rounds_products(compiled)
     return compiled([x.numpy(), addend.numpy()])[0], (wanted + addend).relu().numpy(), kinds
 
 
@@ -279,11 +289,11 @@ def finished(task, logits, size, is_exact):
     """Return the task's images, in the axes 'nyu', by OpenVINO."""
     import openvino
 
-    from mtan_perception.inference.backends import openvino_graph
+    from mtan_perception.inference.backends import openvino_graph, openvino_runtime
     x = openvino.opset13.parameter(logits.shape, np.float32)
     images = openvino_graph._finish(
         task, openvino_graph._upsample(x, size, is_exact), 'nyu')
-    compiled = openvino_backend.openvino_core().compile_model(
+    compiled = openvino_runtime.openvino_core().compile_model(
         openvino.Model(list(images.values()), [x]), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     return {name: torch.from_numpy(array.copy())
             for name, array in zip(images, compiled(logits.numpy()).values(), strict=True)}
@@ -293,11 +303,11 @@ def test_openvino_that_rounds_products_is_found_out():
     """A bfloat16 convolution that gives bfloat16, as it does where nothing is quantised."""
     openvino = pytest.importorskip('openvino')
     from mtan_perception.inference.backends.openvino_convolution import convolve
-    from mtan_perception.inference.backends.openvino_graph import rounds_products
+    from mtan_perception.inference.backends.openvino_runtime import openvino_core, rounds_products
     x = openvino.opset13.parameter((1, 32, 8, 8), np.float32)
     module = SplitConvolution(torch.randn(32, 32, 3, 3), torch.randn(32), padding=1)
     model = openvino.Model([convolve(module, x)], [x])
-    core = openvino_backend.openvino_core()
+    core = openvino_core()
     if 'BF16' not in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
         pytest.skip('needs a processor with bfloat16')
     assert rounds_products(core.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'}))
@@ -311,26 +321,23 @@ def test_openvino_on_either_kind_of_processor(units, monkeypatch):
         monkeypatch.setattr(openvino_backend, 'uses_matrix_units', lambda: True)
     else:
         monkeypatch.setenv('MTAN_AMX', '0')
-    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
-    kind = SplitConvolution if units else WinogradConvolution
-    assert type(backend._network.bodies[2][0].last) is kind
+    backend = build_backend('openvino', 'random', 'cpu', 'fp32', 'optical')
+    assert backend._factory == ('split_convolution' if units else 'cpu_convolution')
     x = torch.randn(1, 3, *SIZE)
     for tasks in (('segmentation', 'depth', 'normal'), ('depth',)):
-        request = backend._compile(SIZE, tasks)
-        found = request.infer({0: x.numpy()})
-        assert_agrees({port.get_any_name(): torch.from_numpy(array)
-                       for port, array in found.items()}, expected(x, tasks), 1e-3)
+        assert backend.prepare(x.shape, tasks) or backend._able(SIZE, tasks)
+        assert_agrees(run(backend, x, tasks), expected(x, tasks), 1e-3)
 
 
 def test_openvino_falls_back_from_products_that_are_rounded(monkeypatch, caplog):
     """One warning says so; the answer is that of the network all the same."""
     pytest.importorskip('openvino')
-    from mtan_perception.inference.backends import openvino_graph
+    from mtan_perception.inference.backends import openvino_runtime
     monkeypatch.setattr(openvino_backend, 'uses_matrix_units', lambda: True)
-    monkeypatch.setattr(openvino_graph, 'rounds_products', lambda compiled: True)
-    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
+    monkeypatch.setattr(openvino_runtime, 'rounds_products', lambda compiled: True)
+    backend = build_backend('openvino', 'random', 'cpu', 'fp32', 'optical')
     x = torch.randn(1, 3, *SIZE)
-    assert_agrees(backend(x, ('depth',)), expected(x, ['depth']))
+    assert_agrees(run(backend, x, ('depth',)), expected(x, ['depth']))
     assert [record.getMessage() for record in caplog.records
             if record.levelno >= logging.WARNING] == [
         f'openvino {sys.modules["openvino"].__version__} rounds the sums of bfloat16 products; '
@@ -341,13 +348,12 @@ def test_signals_arrive_after_openvino_backends_have_gone():
     """As they do when a node is configured anew, and then stopped."""
     pytest.importorskip('openvino')
     script = """if True:
-        import gc, signal, torch
-        from mtan_perception.checkpoint import load_network
+        import gc, signal
+        import numpy as np
         from mtan_perception.inference.backends import build_backend
         def run():
-            backend = build_backend('openvino', lambda: load_network('random')[0],
-                                    torch.device('cpu'), 'fp32', 'optical')
-            backend(torch.zeros(1, 3, 32, 32), ('depth',))
+            backend = build_backend('openvino', 'random', 'cpu', 'fp32', 'optical')
+            backend(np.zeros((1, 3, 32, 32), np.float32), ('depth',))
             return backend
         first = run()
         second = run()
@@ -365,65 +371,65 @@ def test_signals_arrive_after_openvino_backends_have_gone():
 def test_openvino_builds_aside_what_comes_again(caplog):
     """No frame waits for a model after the first; the last three models are kept."""
     pytest.importorskip('openvino')
-    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
+    backend = build_backend('openvino', 'random', 'cpu', 'fp32', 'optical')
 
     def call(width):
         key = (32, width), ('depth',)
         x = torch.randn(1, 3, 32, width)
-        assert_agrees(backend(x, ('depth',)), expected(x, ['depth']))
-        return key in backend._requests
+        assert_agrees(run(backend, x, ('depth',)), expected(x, ['depth']))
+        return key in backend._models
     with caplog.at_level(logging.INFO):
         assert call(32)
-        assert not call(40) and caplog.text.count('building') == 1
+        assert not call(40) and caplog.text.count('openvino: building') == 1
         for width in (40, 48, 56):
             deadline = time.monotonic() + 60
             while not call(width):
                 assert time.monotonic() < deadline
-    assert caplog.text.count('building') == 4
-    assert [size[1] for size, _ in backend._requests] == [40, 48, 56]
+    assert caplog.text.count('openvino: building') == 4
+    assert [size[1] for size, _ in backend._models] == [40, 48, 56]
 
 
 def test_openvino_does_not_build_again_what_is_being_built(caplog):
     """It came twice, so that it is built aside, and is prepared before it is there."""
     pytest.importorskip('openvino')
-    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
-    backend(torch.randn(1, 3, 32, 32), ('depth',))
+    backend = build_backend('openvino', 'random', 'cpu', 'fp32', 'optical')
+    run(backend, torch.randn(1, 3, 32, 32), ('depth',))
     x = torch.randn(1, 3, 32, 40)
     with caplog.at_level(logging.INFO):
         for _ in range(2):
-            backend(x, ('depth',))
+            run(backend, x, ('depth',))
         assert backend.prepare(x.shape, ('depth',))
-    assert caplog.text.count('building') == 1
-    assert ((32, 40), ('depth',)) in backend._requests
+    assert caplog.text.count('openvino: building') == 1
+    assert ((32, 40), ('depth',)) in backend._models
     assert not backend.prepare(x.shape, ('depth',))
 
 
 def test_openvino_takes_a_model_of_more_tasks_until_it_has_one_of_fewer(monkeypatch):
     """Which is twice as fast as torch; of its images only those of the wanted tasks are there."""
     pytest.importorskip('openvino')
-    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
+    backend = build_backend('openvino', 'random', 'cpu', 'fp32', 'optical')
     x, everything = torch.randn(1, 3, *SIZE), ('segmentation', 'depth', 'normal')
-    assert_agrees(backend(x, everything), expected(x))
+    assert_agrees(run(backend, x, everything), expected(x))
     monkeypatch.setattr(OptimizedMTAN, 'logits', None)  # what torch would run
     for tasks in (('segmentation',), ('depth', 'normal')):
         deadline = time.monotonic() + 60
-        while (SIZE, tasks) not in backend._requests:
-            assert_agrees(backend(x, tasks), expected(x, tasks))
+        while (SIZE, tasks) not in backend._models:
+            assert_agrees(run(backend, x, tasks), expected(x, tasks))
             assert time.monotonic() < deadline
-        assert_agrees(backend(x, tasks), expected(x, tasks))
+        assert_agrees(run(backend, x, tasks), expected(x, tasks))
 
 
 def test_openvino_does_not_build_for_ever(caplog):
     """Of more sizes in turn than models are kept, torch runs the rest; a pause makes room."""
     pytest.importorskip('openvino')
-    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
+    backend = build_backend('openvino', 'random', 'cpu', 'fp32', 'optical')
 
     def call(width):
-        backend(torch.randn(1, 3, 32, width), ('depth',))
+        run(backend, torch.randn(1, 3, 32, width), ('depth',))
 
     def until(widths, kept):
         deadline = time.monotonic() + 60
-        while {size[1] for size, _ in backend._requests} != kept:
+        while {size[1] for size, _ in backend._models} != kept:
             assert time.monotonic() < deadline
             for width in widths:
                 call(width)
@@ -432,49 +438,48 @@ def test_openvino_does_not_build_for_ever(caplog):
         for _ in range(40):
             for width in (32, 40, 48, 56):
                 call(width)
-        assert caplog.text.count('building') == 3
+        assert caplog.text.count('openvino: building') == 3
         until((40, 48, 56), {40, 48, 56})
-    assert caplog.text.count('building') == 4
+    assert caplog.text.count('openvino: building') == 4
 
 
 def test_openvino_that_fails_on_a_frame_is_a_backend_that_fails():
     """The engine goes on with another then."""
     pytest.importorskip('openvino')
-    backend = build_backend('openvino', load, CPU, 'fp32', 'optical')
-    backend(torch.randn(1, 3, 32, 32), ('depth',))
-    (request,) = backend._requests.values()
-    backend._requests[(40, 40), ('depth',)] = request  # of another size
+    backend = build_backend('openvino', 'random', 'cpu', 'fp32', 'optical')
+    run(backend, torch.randn(1, 3, 32, 32), ('depth',))
+    (model,) = backend._models.values()
+    backend._models[(40, 40), ('depth',)] = model  # of another size
     with pytest.raises(BackendError, match=r'openvino failed: .*shape.*\Z'):
-        backend(torch.randn(1, 3, 40, 40), ('depth',))
+        run(backend, torch.randn(1, 3, 40, 40), ('depth',))
 
 
 @pytest.mark.parametrize('name, packages', [
     ('torch', []), ('openvino', ['openvino']), ('onnxruntime', ['onnx', 'onnxruntime'])])
-def test_finished_normals_without_direction(name, packages):
+def test_finished_normals_without_direction(name, packages, tmp_path):
     """A head that gives zero: the normal points at the camera, whatever the runtime."""
     for package in packages:
         pytest.importorskip(package)
-
-    def load_silent():
-        network = load()
-        torch.nn.init.zeros_(network.decoders['normal'][-1].weight)
-        torch.nn.init.zeros_(network.decoders['normal'][-1].bias)
-        return network
-    backend = build_backend(name, load_silent, CPU, 'fp32', 'optical')
-    normal = backend(torch.randn(1, 3, 32, 32), ('normal',))['normal']
+    network = load()
+    torch.nn.init.zeros_(network.decoders['normal'][-1].weight)
+    torch.nn.init.zeros_(network.decoders['normal'][-1].bias)
+    save_checkpoint(tmp_path / 'silent.safetensors', network, COMPACT)
+    backend = build_backend(name, tmp_path / 'silent.safetensors', 'cpu', 'fp32', 'optical')
+    normal = run(backend, torch.randn(1, 3, 32, 32), ('normal',))['normal']
     assert (normal == torch.tensor([0.0, 0.0, -1.0])).all()
 
 
 def test_bf16_in_openvino():
     """Half the bits, nearly the same classes."""
     pytest.importorskip('openvino')
-    backend = build_backend('openvino', load, CPU, 'bf16', 'optical')
+    backend = build_backend('openvino', 'random', 'cpu', 'bf16', 'optical')
     x = torch.randn(1, 3, *SIZE)
-    found, wanted = backend(x, ('segmentation', 'depth')), expected(x, ['segmentation', 'depth'])
+    tasks = ('segmentation', 'depth')
+    found, wanted = run(backend, x, tasks), expected(x, tasks)
     assert (found['label'] == wanted['label']).float().mean() > 0.9
     assert (found['depth'] - wanted['depth']).abs().mean() < 0.05
-    (request,) = backend._requests.values()
-    hint = request.get_compiled_model().get_property('INFERENCE_PRECISION_HINT')
+    (model,) = backend._models.values()
+    hint = model.request.get_compiled_model().get_property('INFERENCE_PRECISION_HINT')
     assert (backend.precision, hint.get_type_name()) == ('bf16', 'bf16')
 
 
@@ -493,7 +498,7 @@ def test_auto_without_openvino_is_torch(monkeypatch, caplog):
     """What is not installed is told, but is no warning: nothing was asked for."""
     monkeypatch.setitem(sys.modules, 'openvino', None)
     with caplog.at_level(logging.INFO):
-        assert build_backend('auto', load, CPU, 'fp32', 'optical').name == 'torch'
+        assert build_backend('auto', 'random', 'cpu', 'fp32', 'optical').name == 'torch'
     assert 'openvino cannot be used: ' in caplog.text
     assert 'pip install --upgrade openvino' in caplog.text
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
@@ -503,22 +508,22 @@ def test_an_openvino_that_is_too_old_is_left_alone(monkeypatch, caplog):
     """It has not all the names that are needed of it."""
     pytest.importorskip('openvino')
     folder = 'mtan_perception.inference.backends'
-    for module in ('openvino_graph', 'openvino_convolution'):
+    for module in ('openvino_images', 'openvino_runtime'):
         monkeypatch.delitem(sys.modules, f'{folder}.{module}', raising=False)
     monkeypatch.setitem(sys.modules, 'openvino', types.ModuleType('openvino'))
     with caplog.at_level(logging.INFO):
-        assert build_backend('auto', load, CPU, 'fp32', 'optical').name == 'torch'
+        assert build_backend('auto', 'random', 'cpu', 'fp32', 'optical').name == 'torch'
     assert 'openvino cannot be used: cannot import name' in caplog.text
 
 
 @pytest.mark.skipif(shutil.which('g++') is None, reason='needs a C++ compiler')
 def test_compile_agrees_and_says_that_it_builds(caplog):
     with caplog.at_level(logging.INFO):
-        backend = build_backend('compile', load, CPU, 'fp32', 'optical')
+        backend = build_backend('compile', 'random', 'cpu', 'fp32', 'optical')
         assert backend.prepare((1, 3, *SIZE), ('depth',))
         for seed in range(2):
             x = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
-            assert_agrees(backend(x, ('depth',)), expected(x, ['depth']))
+            assert_agrees(run(backend, x, ('depth',)), expected(x, ['depth']))
     assert caplog.text.count('compile: building depth at 48x72, which may take minutes') == 1
     assert caplog.text.count('compile: built in ') == 1
     assert not backend.prepare((1, 3, *SIZE), ('depth',))
@@ -559,7 +564,7 @@ def test_an_asked_for_runtime_that_is_missing(name, package, monkeypatch, caplog
     """A warning gives the line to install it; torch takes its place."""
     monkeypatch.setitem(sys.modules, package, None)
     with caplog.at_level(logging.INFO):
-        assert build_backend(name, load, CPU, 'fp32', 'optical').name == 'torch'
+        assert build_backend(name, 'random', 'cpu', 'fp32', 'optical').name == 'torch'
     warnings = [record.getMessage() for record in caplog.records
                 if record.levelno == logging.WARNING]
     assert len(warnings) == 1 and 'pip install' in warnings[0] and package in warnings[0]
@@ -568,19 +573,19 @@ def test_an_asked_for_runtime_that_is_missing(name, package, monkeypatch, caplog
 
 def test_onnxruntime_does_not_pretend_to_do_bf16(caplog):
     pytest.importorskip('onnxruntime')
-    assert build_backend('onnxruntime', load, CPU, 'bf16', 'optical').name == 'torch'
+    assert build_backend('onnxruntime', 'random', 'cpu', 'bf16', 'optical').name == 'torch'
     assert 'onnxruntime cannot be used: it does not run in bf16 on cpu' in caplog.text
 
 
 def test_what_takes_the_place_of_a_failed_one_is_not_said_to_be_asked_for(caplog):
     with caplog.at_level(logging.INFO):
-        build_backend('torch', load, CPU, 'fp32', 'optical', 'openvino')
+        build_backend('torch', 'random', 'cpu', 'fp32', 'optical', 'openvino')
     assert 'backend: torch on cpu in fp32, in place of openvino' in caplog.text
 
 
 def test_an_unknown_backend_is_refused():
     with pytest.raises(EngineError, match="'abacus' is not known; choose 'auto', 'torch', "):
-        build_backend('abacus', load, CPU, 'fp32', 'optical')
+        build_backend('abacus', 'random', 'cpu', 'fp32', 'optical')
 
 
 def test_weights_out_of_range_are_run_in_fp32(caplog):
@@ -615,7 +620,7 @@ def test_a_backend_that_is_let_go_frees_its_network_at_once():
     gc.disable()
     try:
         backend = torch_backend.TorchBackend(load, CPU, 'bf16', 'optical')
-        backend(torch.randn(1, 3, *SIZE), ('depth',))
+        run(backend, torch.randn(1, 3, *SIZE), ('depth',))
         network = weakref.ref(backend._network)
         del backend
         assert network() is None
@@ -624,13 +629,14 @@ def test_a_backend_that_is_let_go_frees_its_network_at_once():
 
 
 def test_torch_runs_in_bf16():
-    backend = build_backend('torch', load, CPU, 'bf16', 'optical')
+    backend = build_backend('torch', 'random', 'cpu', 'bf16', 'optical')
     x = torch.randn(1, 3, *SIZE)
-    assert backend(x, ('depth',))['depth'].dtype == torch.float32
+    assert run(backend, x, ('depth',))['depth'].dtype == torch.float32
     logits = backend._network.logits(
         x.bfloat16().contiguous(memory_format=torch.channels_last), ['depth'])
     assert logits['depth'].dtype == torch.bfloat16
-    assert torch.equal(finish(logits, SIZE, 'optical')['depth'], backend(x, ('depth',))['depth'])
+    assert torch.equal(finish(logits, SIZE, 'optical')['depth'],
+                       run(backend, x, ('depth',))['depth'])
 
 
 def test_the_onnx_file_is_kept_and_a_broken_one_replaced(tmp_path, caplog):
@@ -642,7 +648,7 @@ def test_the_onnx_file_is_kept_and_a_broken_one_replaced(tmp_path, caplog):
     def depth():
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            return build_backend('onnxruntime', load, CPU, 'fp32', 'optical')(
+            return build_backend('onnxruntime', 'random', 'cpu', 'fp32', 'optical')(
                 x, ('depth',))['depth'].numpy().copy()
     first = depth()
     assert 'building mtan.onnx for ' in caplog.text and '32x32' in caplog.text
@@ -661,7 +667,7 @@ def test_without_a_cache_the_onnx_file_is_written_for_the_moment(monkeypatch, tm
     monkeypatch.setenv('MTAN_CACHE', '/proc/nowhere')
     monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
     x = torch.randn(1, 3, 32, 32)
-    found = build_backend('onnxruntime', load, CPU, 'fp32', 'optical')(x, ('depth',))
+    found = build_backend('onnxruntime', 'random', 'cpu', 'fp32', 'optical')(x, ('depth',))
     assert_agrees(found, expected(x, ['depth']))
     assert 'will have to build the model again: give $MTAN_CACHE a folder' in caplog.text
     assert not list(tmp_path.iterdir())
@@ -703,7 +709,7 @@ def test_a_cuda_graph_has_no_copy_from_the_host(axes, monkeypatch):
 
 def test_without_a_cuda_graph_the_network_runs_all_the_same(monkeypatch, caplog):
     """The fault of a GPU is made up; one warning gives its reason, and it is not tried again."""
-    backend = build_backend('torch', load, CPU, 'fp32', 'optical')
+    backend = build_backend('torch', 'random', 'cpu', 'fp32', 'optical')
     tried = []
 
     def fail(x, tasks):
@@ -717,7 +723,7 @@ def test_without_a_cuda_graph_the_network_runs_all_the_same(monkeypatch, caplog)
     monkeypatch.setattr(backend, '_run', graphs)
     x = torch.randn(1, 3, *SIZE)
     for _ in range(2):
-        assert_agrees(backend(x, ('depth',)), expected(x, ['depth']))
+        assert_agrees(run(backend, x, ('depth',)), expected(x, ['depth']))
     assert tried == [('depth',)]
     assert [record.getMessage() for record in caplog.records
             if record.levelno >= logging.WARNING] == [
@@ -759,12 +765,12 @@ def test_more_images_than_a_graph_is_captured_for_are_prepared_once():
 @pytest.mark.parametrize('precision, tolerance', [('fp32', 1e-2), ('fp16', 0.05), ('bf16', 0.3)])
 def test_cuda_graphs_replay_with_new_images(precision, tolerance):
     """Each replay takes its own input; a second set of tasks has a graph of its own."""
-    backend = build_backend('torch', load, torch.device('cuda:0'), precision, 'optical')
+    backend = build_backend('torch', 'random', 'cuda:0', precision, 'optical')
     for seed in (0, 1):
         x = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
-        found = backend(x.cuda(), ('depth',))['depth'].cpu()
+        found = run(backend, x.cuda(), ('depth',))['depth'].cpu()
         assert (found - expected(x, ['depth'])['depth']).abs().max() < tolerance
-    assert list(backend(x.cuda(), ('normal',))) == ['normal'] and len(backend._run) == 2
+    assert list(run(backend, x.cuda(), ('normal',))) == ['normal'] and len(backend._run) == 2
     assert [backend.prepare((2, 3, *SIZE), ('depth',)) for _ in range(2)] == [True, False]
     assert backend._run.captures
 
@@ -773,12 +779,12 @@ def test_onnxruntime_on_a_device_without_its_libraries_is_refused():
     """It would run on the CPU and say nothing."""
     pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
-    backend = build_backend('onnxruntime', load, CPU, 'fp32', 'optical')
+    backend = build_backend('onnxruntime', 'random', 'cpu', 'fp32', 'optical')
     backend._providers = ['CUDAExecutionProvider']
     with pytest.raises(BackendError, match='took CPUExecutionProvider, as it cannot use CUDA'), \
             warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        backend(torch.randn(1, 3, 32, 32), ('depth',))
+        run(backend, torch.randn(1, 3, 32, 32), ('depth',))
 
 
 @needs_cuda
@@ -786,7 +792,7 @@ def test_onnxruntime_on_cuda():
     runtime = pytest.importorskip('onnxruntime')
     if 'CUDAExecutionProvider' not in runtime.get_available_providers():
         pytest.skip('needs onnxruntime-gpu')
-    backend = build_backend('onnxruntime', load, torch.device('cuda:0'), 'fp32', 'optical')
+    backend = build_backend('onnxruntime', 'random', 'cuda:0', 'fp32', 'optical')
     x = torch.randn(1, 3, *SIZE)
-    found = {name: image.cpu() for name, image in backend(x.cuda(), ('depth',)).items()}
+    found = {name: image.cpu() for name, image in run(backend, x.cuda(), ('depth',)).items()}
     assert_agrees(found, expected(x, ['depth']), 1e-2)

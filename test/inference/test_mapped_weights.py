@@ -9,10 +9,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mtan_perception.checkpoint import load_network
 from mtan_perception.inference.convolution import Convolution, cpu_convolution, split_convolution
-from mtan_perception.inference.mapped_weights import mapped_copy, optimize_mapped, reading_once
+from mtan_perception.inference.mapped_files import mapped_copy, reading_once
+from mtan_perception.inference.mapped_weights import fingerprint, optimize_mapped
 from mtan_perception.inference.optimize import OptimizedMTAN
 
 pytestmark = pytest.mark.usefixtures('cache')
@@ -103,3 +105,18 @@ def test_without_a_cache_the_weights_are_in_memory(cache, caplog):
         found = network.logits(torch.zeros(1, 3, 32, 32))
     assert set(found) == {'segmentation', 'depth', 'normal'}
     assert str(cache) in caplog.text and '$MTAN_CACHE' in caplog.text
+
+
+def test_a_fingerprint_tells_networks_apart():
+    """Values, names, shapes and types count, and what no tensor tells."""
+    def network(name='a', value=1.0, shape=(2, 2), dtype=torch.float32, dilation=1):
+        module = nn.Module()
+        module.register_buffer(name, torch.full(shape, value, dtype=dtype))
+        module.convolution = nn.Conv2d(1, 1, 3, dilation=dilation)
+        nn.init.ones_(module.convolution.weight)
+        nn.init.zeros_(module.convolution.bias)
+        return module
+    assert fingerprint(network()) == fingerprint(network())
+    others = [network('b'), network(value=2.0), network(shape=(4,)), network(dtype=torch.half),
+              network(dilation=2)]
+    assert len({fingerprint(other) for other in [network(), *others]}) == 6

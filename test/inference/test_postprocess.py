@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mtan_perception.inference.postprocess import (
-    classify,
-    copy_to_host,
-    finish,
-    limit_confidence,
-    limit_depth,
-    pack,
-    point_normals,
-    unpack,
-)
+from mtan_perception.inference.backends.torch_images import copy_to_host, pack, unpack
+from mtan_perception.inference.images import limit_confidence, limit_depth
+from mtan_perception.inference.postprocess import classify, finish, point_normals
 
 
 def test_classes_and_probabilities_by_hand():
@@ -29,26 +22,29 @@ def test_classes_and_probabilities_by_hand():
     assert probability[0, 0, 2].isnan()
 
 
-def test_unsure_pixels_are_unlabelled():
+@pytest.mark.parametrize('library', [torch, np], ids=['torch', 'numpy'])
+def test_unsure_pixels_are_unlabelled(library):
     """A threshold of 0.3; no number is unsure at any threshold."""
-    label = torch.tensor([[1, 0, 2]], dtype=torch.uint8)
-    probability = torch.tensor([[0.6, 0.25, math.nan]])
+    label = library.asarray([[1, 0, 2]], dtype=library.uint8)
+    probability = library.asarray([[0.6, 0.25, math.nan]], dtype=library.float32)
     label_, confidence = limit_confidence(label, probability, 0.3)
-    assert label_.dtype == confidence.dtype == torch.uint8
+    assert label_.dtype == confidence.dtype == library.uint8
     assert label_.tolist() == [[1, 255, 255]] and confidence.tolist() == [[153, 64, 0]]
     label_, _ = limit_confidence(label, probability, 0.0)
     assert label_.tolist() == [[1, 0, 255]]
 
 
-def test_depth_by_hand():
+@pytest.mark.parametrize('library', [torch, np], ids=['torch', 'numpy'])
+def test_depth_by_hand(library):
     """Ends of the range belong to it; zero and what is not finite are unknown."""
     values = [0.25, 0.5, 1.0, 8.0, 8.5, -1.0, 0.0, math.inf, -math.inf, math.nan]
-    depth = limit_depth(torch.tensor([values]), (0.5, 8.0))
-    assert depth.dtype == torch.float32
+    values = library.asarray([values], dtype=library.float32)
+    depth = limit_depth(values, (0.5, 8.0))
+    assert depth.dtype == library.float32
     assert depth[0, 1:4].tolist() == [0.5, 1.0, 8.0]
-    assert depth.isnan().sum() == 7
-    unlimited = limit_depth(torch.tensor([values]), (0.0, math.inf))
-    assert unlimited.isfinite()[0].tolist() == [True] * 5 + [False] * 5
+    assert library.isnan(depth).sum() == 7
+    unlimited = limit_depth(values, (0.0, math.inf))
+    assert library.isfinite(unlimited)[0].tolist() == [True] * 5 + [False] * 5
 
 
 def test_normals_are_unit_and_finite():

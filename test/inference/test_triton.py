@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 pytest.importorskip('triton')
+from mtan_perception.checkpoint import save_checkpoint
 from mtan_perception.inference import postprocess
 from mtan_perception.inference.backends import build_backend
 from mtan_perception.inference.backends import triton_choices as choices
@@ -27,6 +28,7 @@ from mtan_perception.inference.benchmark.original import randomise_batch_norm
 from mtan_perception.inference.convolution import Convolution
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.optimize import OptimizedMTAN
+from mtan_perception.model_card import ModelCard
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.tasks import NYUV2_TASKS
 
@@ -275,7 +277,7 @@ def load():
 def test_a_cpu_takes_another_backend(caplog):
     """It is said once, as for any other backend that cannot run."""
     with caplog.at_level(logging.INFO):
-        backend = build_backend('triton', load, torch.device('cpu'), 'fp32', 'optical')
+        backend = build_backend('triton', 'random', 'cpu', 'fp32', 'optical')
     assert backend.name == 'torch'
     assert 'backend: triton cannot be used: it computes in fp16 and bf16 on CUDA' in caplog.text
 
@@ -414,13 +416,13 @@ def test_cudnn_fuses_the_same(addend):
 
 
 @needs_cuda
-def test_features_out_of_range_leave_it_to_torch(caplog):
+def test_features_out_of_range_leave_it_to_torch(caplog, tmp_path):
     """Which then goes on in fp32."""
-    def large():
-        network = load()
-        network.trunk.bn1.weight.data.fill_(1e4)
-        network.trunk.bn1.bias.data.fill_(6e4)
-        return network
-    backend = build_backend('auto', large, DEVICE, 'fp16', 'optical')
+    network = load()
+    network.trunk.bn1.weight.data.fill_(1e4)
+    network.trunk.bn1.bias.data.fill_(6e4)
+    path = tmp_path / 'large.safetensors'
+    save_checkpoint(path, network, ModelCard(NYUV2_TASKS, 'resnet18'))
+    backend = build_backend('auto', path, str(DEVICE), 'fp16', 'optical')
     assert (backend.name, backend.precision) == ('torch', 'fp32')
     assert 'out of the range of fp16; going on with fp32' in caplog.text

@@ -12,9 +12,9 @@ import numpy as np
 from truth import known_room
 
 from mtan_perception import inference
-from mtan_perception.checkpoint import COMPACT
 from mtan_perception.geometry import correct_depth, fit_image
 from mtan_perception.inference import Prediction
+from mtan_perception.model_card import COMPACT
 from mtan_perception.node.mtan_node import main
 
 

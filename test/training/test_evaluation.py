@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from mtan_perception.checkpoint import COMPACT
 from mtan_perception.geometry import correct_depth
 from mtan_perception.inference import Prediction
 from mtan_perception.labels import CITYSCAPES_7, LabelSet, NYUV2_13
+from mtan_perception.model_card import COMPACT
 from mtan_perception.synthetic import render
 from mtan_perception.tasks import DEPTH, NORMAL, NYUV2_TASKS, SEGMENTATION
 from mtan_perception.training.evaluation import (
@@ -83,7 +83,7 @@ def tilted(degrees, shape):
 @pytest.fixture(scope='module')
 def rooms():
     """Return two small rooms with their names."""
-    return list(synthetic_frames(range(7, 9), (24, 32), torch.device('cpu')))
+    return list(synthetic_frames(range(7, 9), (24, 32), 'cpu'))
 
 
 def test_the_truth_scores_perfectly(rooms):

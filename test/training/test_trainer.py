@@ -14,14 +14,10 @@ import pytest
 import torch
 from train_in_memory import make_config, make_source, train_both
 
-from mtan_perception.checkpoint import (
-    CheckpointError,
-    load_network,
-    read_card,
-    save_checkpoint,
-)
+from mtan_perception.checkpoint import load_network, save_checkpoint
 from mtan_perception.inference import devices, Engine
 from mtan_perception.labels import LabelSet, NYUV2_13
+from mtan_perception.model_card import CheckpointError, read_card
 from mtan_perception.tasks import NYUV2_TASKS
 from mtan_perception.training import trainer as trainer_module
 from mtan_perception.training.evaluation import to_image

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from mtan_perception.inference.convolution import Convolution
-from mtan_perception.inference.devices import DTYPES
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.network import MTANDeepLabv3
 
 _LOGGER = logging.getLogger(__name__)
+
+DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 _PROBE = 128
 """Side in pixels of the noise that shows whether a precision holds a network's features."""

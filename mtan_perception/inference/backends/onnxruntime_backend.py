@@ -15,11 +15,13 @@ from torch import Tensor
 
 from mtan_perception import __version__
 from mtan_perception.inference import convolution, export, optimize, postprocess
-from mtan_perception.inference.artefacts import code_hash, fingerprint, provide
+from mtan_perception.inference.artefacts import code_hash, provide
 from mtan_perception.inference.backends.half_precision import fit_precision
 from mtan_perception.inference.backends.latest_used import LatestUsed
+from mtan_perception.inference.backends.torch_images import TorchImages
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.export import export_onnx, FinishedNetwork
+from mtan_perception.inference.mapped_weights import fingerprint
 from mtan_perception.network import MTANDeepLabv3
 
 _LOGGER = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class ONNXRuntimeBackend:
     """
 
     name = 'onnxruntime'
+    images = TorchImages
 
     def __init__(self, load: Callable[[], MTANDeepLabv3], device: torch.device, precision: str,
                  axes: str) -> None:

@@ -19,6 +19,7 @@ from openvino import opset13 as ops
 import torch
 from torch import nn, Tensor
 
+from mtan_perception.inference.backends.openvino_runtime import integers, number
 from mtan_perception.inference.convolution import (
     AtrousConvolution,
     Convolution,
@@ -26,7 +27,7 @@ from mtan_perception.inference.convolution import (
     Transforms,
     WinogradConvolution,
 )
-from mtan_perception.inference.mapped_weights import mapped_copy
+from mtan_perception.inference.mapped_files import mapped_copy
 
 # Up to so many bytes a constant is copied: read at every frame, each would keep some pages of the
 # mapped file around it in memory.
@@ -53,12 +54,6 @@ def _constant(value: Tensor | np.ndarray, is_mapped: bool = True) -> Node:
         return ops.constant(array)
     is_mapped = is_mapped and array.flags.c_contiguous
     return ops.constant(array if is_mapped else mapped_copy(array), shared_memory=True)
-
-
-@functools.cache  # each has a few KiB of its own in the compiled model
-def integers(*values: int) -> Node:
-    """Return them as a constant, one node for equal ones."""
-    return ops.constant(np.array(values, np.int64))
 
 
 def _shape(x: Node | Output) -> list[int]:
@@ -200,12 +195,6 @@ def quantized_zero() -> Node:
     """Return a zero with which, added anywhere, a model can have SplitConvolutions."""
     zero, one = number(0), number(1)
     return ops.fake_quantize(zero, zero, one, zero, one, 256)
-
-
-@functools.cache
-def number(value: float) -> Node:
-    """Return it as a constant float32, one node for equal ones."""
-    return ops.constant(np.float32(value))
 
 
 def _bfloat16(value: Tensor) -> Node:

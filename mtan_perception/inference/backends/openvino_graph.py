@@ -21,13 +21,13 @@ from mtan_perception.geometry import NORMAL_SIGNS
 from mtan_perception.inference.backends.openvino_convolution import (
     channels_last,
     convolve,
-    integers,
-    number,
     quantized_zero,
 )
+from mtan_perception.inference.backends.openvino_runtime import integers, number
 from mtan_perception.inference.convolution import SplitConvolution
+from mtan_perception.inference.images import MIN_NORM
 from mtan_perception.inference.optimize import OptimizedMTAN
-from mtan_perception.inference.postprocess import MIN_NORM, upsample
+from mtan_perception.inference.postprocess import upsample
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
 
 
@@ -65,13 +65,6 @@ def build_model(network: OptimizedMTAN, size: tuple[int, int], tasks: tuple[str,
         output.output(0).set_names({name})
         results.append(ops.result(output))
     return openvino.Model(results, [image], 'mtan')
-
-
-def rounds_products(compiled: openvino.CompiledModel) -> bool:
-    """Tell whether the runtime rounds the sums of a convolution to less than float32."""
-    operations = (node.get_rt_info() for node in compiled.get_runtime_model().get_ops())
-    return any(info['layerType'].astype(str) == 'Convolution'
-               and info['outputPrecisions'].astype(str) != 'f32' for info in operations)
 
 
 def _maxpool(x: Node, pool: nn.MaxPool2d) -> Node:

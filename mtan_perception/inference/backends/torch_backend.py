@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mtan_perception.inference.backends.cuda_graphs import CudaGraphs
-from mtan_perception.inference.backends.half_precision import fit_precision
+from mtan_perception.inference.backends.half_precision import DTYPES, fit_precision
+from mtan_perception.inference.backends.torch_images import TorchImages
 from mtan_perception.inference.convolution import cpu_convolution
-from mtan_perception.inference.devices import DTYPES
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.mapped_weights import optimize_mapped
 from mtan_perception.inference.postprocess import finish
@@ -29,6 +29,8 @@ class TorchBackend:
 
     Weights or features that leave the range of the precision are run in fp32, with a warning.
     """
+
+    images = TorchImages
 
     def __init__(self, load: Callable[[], MTANDeepLabv3], device: torch.device, precision: str,
                  axes: str, compiled: bool = False) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mtan_perception.inference.artefacts import code_hash
 from mtan_perception.inference.backends.cuda_graphs import CudaGraphs
-from mtan_perception.inference.backends.half_precision import large_features, large_weight
-from mtan_perception.inference.devices import DTYPES, is_out_of_memory
+from mtan_perception.inference.backends.half_precision import DTYPES, large_features, large_weight
+from mtan_perception.inference.backends.torch_images import TorchImages
+from mtan_perception.inference.devices import is_out_of_memory
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.network import MTANDeepLabv3
@@ -30,6 +31,7 @@ class TritonBackend:
     """
 
     name = 'triton'
+    images = TorchImages
 
     def __init__(self, load: Callable[[], MTANDeepLabv3], device: torch.device, precision: str,
                  axes: str) -> None:

@@ -23,11 +23,12 @@ import numpy as np
 import torch
 
 from mtan_perception import __version__
-from mtan_perception.checkpoint import import_reference, ModelCard, save_checkpoint
+from mtan_perception.checkpoint import import_reference, save_checkpoint
 from mtan_perception.inference.benchmark.contenders import ORIGINAL_WEIGHTS, OUR_WEIGHTS
 from mtan_perception.inference.benchmark.original import randomise_batch_norm, ReferenceMTAN
 from mtan_perception.inference.devices import describe_processor, uses_matrix_units
 from mtan_perception.inference.optimize import OptimizedMTAN
+from mtan_perception.model_card import ModelCard
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.tasks import DEPTH, NYUV2_TASKS
 from mtan_perception.threads import environment_before

@@ -17,9 +17,9 @@ import time
 from typing import Any
 
 import numpy as np
-import torch
 
 from mtan_perception.inference.benchmark.contenders import prepare
+from mtan_perception.inference.devices import is_gpu
 from mtan_perception.inference.errors import BackendError
 
 _GPU_RUNS = 20
@@ -30,15 +30,15 @@ class Worker:
 
     def __init__(self, name: str, folder: str, device: str, precision: str) -> None:
         self._name, self._folder = name, Path(folder)
-        self._device, self._precision = torch.device(device), precision
+        self._device, self._precision = device, precision
 
-    @torch.inference_mode()
     def prepare(self, image: str, tasks: list[str]) -> float:
         """Build the contender for a .npy of (1, 3, H, W); return the seconds up to its result."""
         self._run = None
-        x = torch.from_numpy(np.load(self._folder / image)).to(self._device)
+        pixels = np.load(self._folder / image)
         start = time.perf_counter()
-        self._run = prepare(self._name, self._folder, x, tuple(tasks), self._precision)
+        self._run = prepare(self._name, self._folder, pixels, tuple(tasks), self._device,
+                            self._precision)
         self.measure()
         seconds = time.perf_counter() - start
         self.measure()  # some runtimes tune themselves on a second run
@@ -47,18 +47,17 @@ class Worker:
     def measure(self) -> float:
         """Return the seconds of a run; on a GPU, which has to get up to speed, of several."""
         return statistics.median(
-            self._time() for _ in range(_GPU_RUNS if self._device.type == 'cuda' else 1))
+            self._time() for _ in range(_GPU_RUNS if is_gpu(self._device) else 1))
 
-    @torch.inference_mode()
     def run_exactly(self) -> None:
         """Run it once more, a GPU's convolutions of float32 with all of its bits."""
+        import torch
         before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
         try:
             self._maps = self._run()
         finally:
             torch.backends.cudnn.allow_tf32 = before
 
-    @torch.inference_mode()
     def _time(self) -> float:
         self._synchronize()
         start = time.perf_counter()
@@ -78,26 +77,29 @@ class Worker:
 
     def given_back(self) -> float:
         """Return how many MiB of the GPU torch has had, at its peak, and holds no more."""
+        import torch
         device = self._device
         return (torch.cuda.max_memory_reserved(device)
                 - torch.cuda.memory_reserved(device)) / 2 ** 20
 
     def save(self, name: str) -> None:
         """Write the latest maps as label, depth and normal, whatever form they have."""
-        maps = {name: part.float().cpu() for name, part in self._maps.items()}
+        maps = {name: np.asarray(part if isinstance(part, np.ndarray) else part.float().cpu())
+                for name, part in self._maps.items()}
         images = {}
         if 'segmentation' in maps or 'label' in maps:
             images['label'] = (maps['label'] if 'label' in maps
-                               else maps['segmentation'].argmax(1)).byte()
+                               else maps['segmentation'].argmax(1)).astype(np.uint8)
         if 'depth' in maps:
-            images['depth'] = maps['depth'].view(1, *maps['depth'].shape[-2:])
+            images['depth'] = maps['depth'].reshape(1, *maps['depth'].shape[-2:])
         if 'normal' in maps:
             normal = maps['normal']
-            images['normal'] = normal if normal.shape[-1] == 3 else normal.permute(0, 2, 3, 1)
-        np.savez(self._folder / name, **{name: part.numpy() for name, part in images.items()})
+            images['normal'] = normal if normal.shape[-1] == 3 else normal.transpose(0, 2, 3, 1)
+        np.savez(self._folder / name, **images)
 
     def _synchronize(self) -> None:
-        if self._device.type == 'cuda':
+        if is_gpu(self._device):
+            import torch
             torch.cuda.synchronize(self._device)
 
 

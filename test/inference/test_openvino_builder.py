@@ -1,0 +1,90 @@
+# Copyright 2026 The mtan_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""OpenVINO's models: written by a process of their own, kept, and what may go wrong with it."""
+
+import logging
+import sys
+
+import numpy as np
+import pytest
+
+from mtan_perception.checkpoint import build_network, save_checkpoint
+from mtan_perception.inference import Engine
+from mtan_perception.inference.backends import build_backend
+from mtan_perception.inference.backends.openvino_builder import write_model
+from mtan_perception.inference.errors import BackendError
+from mtan_perception.model_card import CheckpointError, COMPACT, ModelCard
+
+pytestmark = pytest.mark.usefixtures('cache')
+pytest.importorskip('openvino')
+
+X = np.random.default_rng(0).normal(size=(1, 3, 32, 40)).astype(np.float32)
+
+
+def depth():
+    backend = build_backend('openvino', 'random', 'cpu', 'fp32', 'optical')
+    return backend(X, ('depth',))['depth']
+
+
+def test_a_model_is_kept_and_a_broken_one_replaced(cache, caplog):
+    """The second start builds nothing; damage is found before the runtime reads it."""
+    with caplog.at_level(logging.INFO):
+        first = depth()
+        assert 'building mtan.xml for ' in caplog.text and '32x40' in caplog.text
+        caplog.clear()
+        assert np.array_equal(depth(), first)
+        assert 'building mtan.xml' not in caplog.text
+        for suffix in ('xml', 'bin'):
+            caplog.clear()
+            path, = cache.glob(f'*/mtan.{suffix}')
+            path.write_bytes(path.read_bytes()[:-1])
+            assert np.array_equal(depth(), first)
+            assert 'is damaged; building it anew' in caplog.text
+
+
+def test_other_weights_are_not_taken_for_the_same(tmp_path):
+    """A file written anew under its old name."""
+    found = []
+    for _ in range(2):
+        network = build_network(COMPACT)
+        save_checkpoint(tmp_path / 'a.safetensors', network, COMPACT)
+        backend = build_backend('openvino', tmp_path / 'a.safetensors', 'cpu', 'fp32', 'optical')
+        found.append(backend(X, ('depth',))['depth'])
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_without_a_cache_the_model_is_written_for_the_moment(monkeypatch, tmp_path, caplog):
+    """A warning names the remedy; nothing is left behind."""
+    wanted = depth()
+    monkeypatch.setenv('MTAN_CACHE', '/proc/nowhere')
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'for-the-moment'))
+    (tmp_path / 'for-the-moment').mkdir()
+    assert np.array_equal(depth(), wanted)
+    assert 'will have to build the model again: give $MTAN_CACHE a folder' in caplog.text
+    assert not list((tmp_path / 'for-the-moment').iterdir())
+
+
+def test_without_any_folder_torch_takes_its_place(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv('MTAN_CACHE', '/proc/nowhere')
+    monkeypatch.setattr('tempfile.tempdir', '/proc/nowhere')
+    engine = Engine('random', 'cpu', input_size=(32, 40))
+    assert engine.infer(np.zeros((32, 40, 3), np.uint8)).depth is not None
+    assert engine.backend == 'torch'
+    assert 'backend: failed (openvino cannot build the network: [Errno 2]' in caplog.text
+
+
+def test_weights_that_do_not_fit_their_card(tmp_path):
+    """The file is named, and what does not fit."""
+    path = tmp_path / 'wrong.safetensors'
+    save_checkpoint(path, build_network(COMPACT), ModelCard({'depth': 1}, 'resnet18'))
+    engine = Engine(path, 'cpu', input_size=(32, 40))
+    with pytest.raises(CheckpointError, match=r'(?s)wrong\.safetensors: .*unknown: .*decoders'):
+        engine.warm_up()
+
+
+def test_a_process_that_ends_without_a_word(monkeypatch, tmp_path):
+    """As the system ends one that takes too much memory."""
+    monkeypatch.setattr(sys, 'executable', '/bin/false')
+    with pytest.raises(BackendError, match='cannot build the network: its process ended with 1'):
+        write_model(tmp_path / 'm.xml', 'random', 'Convolution', (32, 40), ('depth',), 'optical',
+                    True)
