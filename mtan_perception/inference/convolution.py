@@ -4,11 +4,13 @@
 Convolutions for inference: BatchNorm folded in, and no arithmetic that the answer does not need.
 
 A factory makes them, so that one network can be built from those that suit a device:
-``Convolution`` suits any; ``cpu_convolution`` chooses what is fastest in float32 on a CPU, and
-``split_convolution`` on one with matrix units for bfloat16.
+``Convolution`` suits any; ``cpu_convolution`` chooses what is fastest in float32 on a CPU by
+PyTorch, ``tiled_convolution`` by a runtime that is written for one size of map, and
+``split_convolution`` by one on matrix units for bfloat16.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import itertools
 import math
 from typing import NamedTuple
 
@@ -20,13 +22,13 @@ ACTIVATIONS = {None: lambda y: y, 'relu': torch.relu_, 'sigmoid': torch.sigmoid_
 
 # With more, too much of a Winograd tile lies outside the map, where a convolution saves its taps.
 _MAX_NEAR_DILATION = 4
-# With fewer channels than these there is too little to multiply for Winograd's transforms, or for
-# splitting, to pay.
-_MIN_WINOGRAD_CHANNELS = 128
+# With fewer channels there is too little to multiply for splitting to pay.
 _MIN_SPLIT_CHANNELS = 16
-# Up to this a Winograd tile has 3x4 results, not 3x3: a tenth less to multiply, for a fifth more
-# weights. In ResNet-50's dilated stages, of which the tasks share all, it did not pay.
+# Up to this a Winograd tile in PyTorch has 3x4 results, not 3x3: a tenth less to multiply, for a
+# fifth more weights. In ResNet-50's dilated stages, of which the tasks share all, it did not pay.
 _MAX_WIDE_DILATION = 1
+# Reading a matrix of weights takes as long as multiplying so many pixels with it.
+_PIXELS_FOR_WEIGHTS = 16
 
 
 def _matrix(*rows: Sequence[float]) -> Tensor:
@@ -46,29 +48,57 @@ class Transforms(NamedTuple):
     outputs: Tensor
 
 
-# F(n, 3) by n, for the points 0, 1, -1, 2 and infinity, and for 0, 1, -1, 2, -2 and infinity.
-_WINOGRAD = {
-    3: Transforms(
-        _matrix([2, -1, -2, 1, 0], [0, -2, -1, 1, 0], [0, 2, -3, 1, 0], [0, -1, 0, 1, 0],
-                [0, 2, -1, -2, 1]),
-        _matrix([1 / 2, 0, 0], [-1 / 2, -1 / 2, -1 / 2], [-1 / 6, 1 / 6, -1 / 6],
-                [1 / 6, 2 / 6, 4 / 6], [0, 0, 1]),
-        _matrix([1, 1, 1, 1, 0], [0, 1, -1, 2, 0], [0, 1, 1, 4, 1])),
-    4: Transforms(
-        _matrix([4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
-                [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]),
-        _matrix([1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
-                [1 / 24, 2 / 24, 4 / 24], [1 / 24, -2 / 24, 4 / 24], [0, 0, 1]),
-        _matrix([1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0],
-                [0, 1, -1, 8, -8, 1])),
-}
+class TileTransforms(NamedTuple):
+    """
+    A convolution of tiles: outputs @ (kernel * (inputs @ pixels)).
+
+    Of inputs and outputs there is a matrix along rows and one along columns: one after the other
+    they are faster than both as one, for 8x8 inputs of 64x64. `kernel` is (products, out, in, 1).
+    """
+
+    inputs: tuple[Tensor, Tensor]
+    kernel: Tensor
+    outputs: tuple[Tensor, Tensor]
+
+
+def _polynomial(roots: Sequence[float]) -> list[float]:
+    """Return the coefficients, of the lowest power first."""
+    coefficients = [1.0]
+    for root in roots:
+        coefficients = [lower - root * higher for lower, higher in
+                        zip([0, *coefficients], [*coefficients, 0], strict=True)]
+    return coefficients
+
+
+def _cook_toom(*points: float) -> Transforms:
+    """Return F(n, 3) for n + 1 points and infinity."""
+    powers = _matrix(*([point ** power for power in range(len(points))] for point in points))
+    others = [[other for other in points if other != point] for point in points]
+    distances = _matrix([math.prod(point - other for other in rest)
+                         for point, rest in zip(points, others, strict=True)])
+    infinity = _matrix([0] * (len(points) - 2) + [1])
+    return Transforms(
+        _matrix(*([*_polynomial(rest), 0] for rest in others), _polynomial(points)),
+        torch.cat([powers[:, :3] / distances.T, infinity[:, -3:]]),
+        torch.cat([powers[:, :-1], infinity]).T.contiguous())
+
+
+# F(n, 3) by n. With 6 a convolution of 512 channels is off by 2e-5 of its largest result, not by
+# 5e-6: the frame is not further from one of float64, where other sums round as much.
+_WINOGRAD = {3: _cook_toom(0, 1, -1, 2), 4: _cook_toom(0, 1, -1, 2, -2),
+             5: _cook_toom(0, 1, -1, 2, -2, 1 / 2), 6: _cook_toom(0, 1, -1, 2, -2, 1 / 2, -1 / 2)}
 # Of chains by their number of pixels, before and after which there are none: Karatsuba's pairs,
-# and F(n, 3) without the inputs at either end.
+# four cubes for three pixels, and F(n, 3) without the inputs at either end.
 _CHAINS = {
     2: Transforms(_matrix([1, 1], [0, 1], [1, 0]), _matrix([0, 1, 0], [0, -1, 1], [1, -1, 0]),
                   _matrix([1, 1, 0], [1, 0, 1])),
-    **{count: Transforms(inputs[:, 1:-1], kernel, outputs)
-       for count, (inputs, kernel, outputs) in _WINOGRAD.items()},
+    3: Transforms(
+        _matrix([1, 3 / 2, 1], [-1, 3 / 2, -1], [1, 1 / 2, -1], [-1, 1 / 2, 1]),
+        _matrix([1 / 6, 1 / 4, 1 / 6], [-1 / 6, 1 / 4, -1 / 6], [1 / 2, -1 / 4, -1 / 2],
+                [-1 / 2, -1 / 4, 1 / 2]),
+        _matrix([1, -1, -1, 1], [3 / 2, 3 / 2, 1 / 2, 1 / 2], [1, -1, 1, -1])),
+    **{count: _WINOGRAD[count]._replace(inputs=_WINOGRAD[count].inputs[:, 1:-1])
+       for count in (4, 5, 6)},
 }
 # Of the arithmetic of taps that meet a pixel; the transforms take time, too.
 _MAX_CHAINED = 0.55
@@ -76,10 +106,20 @@ _MAX_CHAINED = 0.55
 _MIN_CHAINED_CHANNELS = 256
 
 
-def _along_both(table: Mapping[int, Transforms], counts: tuple[int, int]) -> Transforms:
-    """Return the transforms along rows and columns together."""
-    return Transforms(*(torch.kron(*pair) for pair in zip(
-        *(table[count] for count in counts), strict=True)))
+def _along_both(table: Mapping[int, Transforms], counts: tuple[int, int],
+                weight: Tensor) -> TileTransforms:
+    """Return the transforms of a weight (out, in, 3, 3), in its type."""
+    inputs, kernel, outputs = zip(*(table[count] for count in counts), strict=True)
+    return TileTransforms(tuple(matrix.to(weight.dtype) for matrix in inputs),
+                          _transformed(torch.kron(*kernel), weight),
+                          tuple(matrix.to(weight.dtype) for matrix in outputs))
+
+
+def _apply(matrices: tuple[Tensor, Tensor], tiles: Tensor) -> Tensor:
+    """Return the product along rows and columns, (rows, columns, ...), of tiles' pixels."""
+    down, right = matrices
+    y = down @ tiles.reshape(down.shape[1], -1)
+    return right @ y.view(len(down), right.shape[1], -1)
 
 
 def _transformed(kernel: Tensor, weight: Tensor) -> Tensor:
@@ -140,8 +180,15 @@ class AtrousConvolution(Convolution):
 
         s = b (x + x'),   y = s + (c - b) x',   y' = s + (a - b) x
 
-    Chains of three or four such pixels take 5 or 6 products, not 7 or 10: those of Winograd's
-    F(3, 3) and F(4, 3), as nothing follows either end. Their weights take up to 30/9 the memory.
+    Chains of n = 4 to 6 such pixels take n + 2 products, not 3 n - 2: those of Winograd's F(n, 3),
+    as nothing follows either end. Chains of three take 4, not 7: with pixels, taps in reverse and
+    what the results are multiplied with in reverse as its arguments, their convolution is a
+    symmetric trilinear form, and so a sum of as many cubes as its cubic form is:
+
+        6 x y z + y**3 = ((x + v y + z)**3 + (-x + v y - z)**3) / 4 v
+                       - ((x + w y - z)**3 + (-x + w y + z)**3) / 4 w,  v = 3 / 2, w = 1 / 2
+
+    Their weights, along both axes, take up to 36/9 the memory.
     Three rows x1, x2, x3 take 6 products, not 7, and no more memory for weights. With a, b and c
     the rows of taps, s = x1 + x2 / 2 and t = x2 + x3:
 
@@ -187,20 +234,78 @@ class AtrousConvolution(Convolution):
         before, centre, after = self.taps(3 * self.dilation, width)[0].unbind(2)
         return torch.stack([before - centre, after - centre / 2], 2), centre.unsqueeze(2)
 
-    def chained_bytes(self, counts: tuple[int, int]) -> int:
-        """Return what the matrices of `by_chains` take."""
-        products = math.prod(len(_CHAINS[count].kernel) for count in counts)
-        return products * self.weight.nbytes // 9
+    def by_chains(self, counts: tuple[int, int]) -> TileTransforms:
+        """Return what turns chains of `counts` (rows, columns) of pixels into their results."""
+        return _along_both(_CHAINS, counts, self.weight)
 
-    def by_chains(self, counts: tuple[int, int]) -> Transforms:
-        """
-        Return what turns chains of `counts` (rows, columns) of pixels into their results.
 
-        `kernel` is that of this convolution, (products, out, in, 1).
-        """
-        inputs, kernel, outputs = _along_both(_CHAINS, counts)
-        return Transforms(inputs.to(self.weight.dtype), _transformed(kernel, self.weight),
-                          outputs.to(self.weight.dtype))
+class TiledConvolution(Convolution):
+    """
+    A 3x3 convolution that keeps the size, and that a runtime may compute in tiles.
+
+    Lavin and Gray, 'Fast Algorithms for Convolutional Neural Networks', CVPR 2016, section 4:
+    F(6x6, 3x3) has tiles of 8x8 inputs, overlapping by two, for 6x6 outputs: 1.78 multiplications
+    for each pixel instead of 9. Smaller ones have up to 2.78, fit other maps better, and need
+    fewer weights. With a dilation d the map falls into d*d independent maps.
+    """
+
+    min_channels = 64
+    """With fewer there is too little to multiply for the transforms to pay."""
+
+    def tile(self, height: int, width: int) -> tuple[int, int]:
+        """Return of how many rows and columns of results a tile is best for such a map."""
+        return min(itertools.product(_WINOGRAD, repeat=2), key=lambda tile: (
+            math.prod(side + 2 for side in tile)
+            * (_PIXELS_FOR_WEIGHTS + self.dilation ** 2 * math.prod(
+                -(-length // (side * self.dilation))
+                for length, side in zip((height, width), tile, strict=True)))))
+
+    def by_tiles(self, tile: tuple[int, int]) -> TileTransforms:
+        """Return what turns the inputs of a tile into its results."""
+        return _along_both(_WINOGRAD, tile, self.weight)
+
+
+class WinogradConvolution(Convolution):
+    """
+    A TiledConvolution in PyTorch, whose weights are kept as they are multiplied.
+
+    Tiles are of 3x4 results, of a dilated one 3x3, with 2.5 and 2.78 multiplications for a pixel.
+    All steps are matrix products. `tile` is (rows, columns) of outputs.
+    """
+
+    min_channels = 128
+
+    def _keep(self, weight: Tensor) -> None:
+        self.tile = (3, 4) if self.dilation <= _MAX_WIDE_DILATION else (3, 3)
+        self.inputs, kernel, self.outputs = _along_both(_WINOGRAD, self.tile, weight)
+        # One matrix for each of the 30 or 25 products: (products, out, in, 1), so that the format
+        # in memory says, as for any convolution's weight, whether results are last.
+        self.register_buffer('weight', kernel.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """Return activation(weight * x + bias + addend)."""
+        count, channels, height, width = x.shape
+        d, (down, right) = self.dilation, self.tile
+        rows, columns = self.tiles(height, width)
+        padded = functional.pad(x.permute(0, 2, 3, 1), (
+            0, 0, d, (right * columns + 1) * d - width, d, (down * rows + 1) * d - height))
+        image, row, column, _ = padded.stride()
+        tiles = padded.as_strided(
+            (down + 2, right + 2, count, rows, d, columns, d, channels),
+            (d * row, d * column, image, down * d * row, row, right * d * column, column, 1))
+        transformed = _apply(self.inputs, tiles)
+        products = torch.bmm(transformed.view(len(self.weight), -1, channels),
+                             self.weight.squeeze(3).mT)
+        y = _apply(self.outputs, products)
+        y = y.view(down, right, count, rows, d, columns, d, -1).permute(2, 3, 0, 4, 5, 1, 6, 7)
+        y = y.reshape(count, down * d * rows, right * d * columns, -1)
+        y = y[:, :height, :width].add_(self.bias).permute(0, 3, 1, 2)
+        return self.activation(y if addend is None else y.add_(addend))
+
+    def tiles(self, height: int, width: int) -> tuple[int, int]:
+        """Return the rows and columns of tiles that cover each of the independent maps."""
+        down, right = (side * self.dilation for side in self.tile)
+        return -(-height // down), -(-width // right)
 
 
 class SplitConvolution(Convolution):
@@ -283,69 +388,25 @@ def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor,
             (offset * scale + norm.bias.detach()).to(weight.dtype))
 
 
-def cpu_convolution(weight: Tensor, bias: Tensor, stride: int = 1, padding: int = 0,
-                    dilation: int = 1, activation: str | None = None) -> nn.Module:
-    """Return the convolution that is fastest in float32 on a CPU."""
+def cpu_convolution(weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0,
+                    dilation: int = 1, activation: str | None = None,
+                    tiled: type[Convolution] = WinogradConvolution) -> nn.Module:
+    """Return the convolution that is fastest in float32 on a CPU; `tiled` is that of tiles."""
+    factory: Factory = Convolution
     if stride == 1 and weight.shape[2:] == (3, 3):
         if dilation > _MAX_NEAR_DILATION:
-            return AtrousConvolution(weight, bias, stride, padding, dilation, activation)
-        if min(weight.shape[:2]) >= _MIN_WINOGRAD_CHANNELS:
-            return WinogradConvolution(weight, bias, dilation, activation)
-    return Convolution(weight, bias, stride, padding, dilation, activation)
+            factory = AtrousConvolution
+        elif min(weight.shape[:2]) >= tiled.min_channels:
+            factory = tiled
+    return factory(weight, bias, stride, padding, dilation, activation)
+
+
+def tiled_convolution(weight: Tensor, bias: Tensor | None, *arguments, **options) -> nn.Module:
+    """Return the convolution of which a runtime chooses what is fastest for a size of map."""
+    return cpu_convolution(weight, bias, *arguments, **options, tiled=TiledConvolution)
 
 
 def split_convolution(weight: Tensor, bias: Tensor | None, *arguments, **options) -> nn.Module:
     """Return the convolution that is fastest where bfloat16 products are eight times as fast."""
     enough = min(weight.shape[:2]) >= _MIN_SPLIT_CHANNELS
     return (SplitConvolution if enough else Convolution)(weight, bias, *arguments, **options)
-
-
-class WinogradConvolution(nn.Module):
-    """
-    A 3x3 convolution that keeps the size, with 2.5 multiplications for each pixel instead of 9.
-
-    Lavin and Gray, 'Fast Algorithms for Convolutional Neural Networks', CVPR 2016, section 4:
-    F(3x4, 3x3). Tiles of 5x6 inputs, overlapping by two, give 3x4 outputs. With a dilation d the
-    map falls into d*d independent maps, and from d = 2 on tiles are 5x5, for 3x3 outputs and 2.78
-    multiplications. All steps are matrix products. `tile` is (rows, columns) of outputs.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor, dilation: int = 1,
-                 activation: str | None = None) -> None:
-        super().__init__()
-        self.tile = (3, 4) if dilation <= _MAX_WIDE_DILATION else (3, 3)
-        inputs, kernel, outputs = _along_both(_WINOGRAD, self.tile)
-        # One matrix for each of the 30 or 25 products: (products, out, in, 1), so that the format
-        # in memory says, as for any convolution's weight, whether results are last.
-        self.register_buffer('weight', _transformed(kernel, weight).contiguous(
-            memory_format=torch.channels_last))
-        self.register_buffer('bias', bias)
-        self.register_buffer('inputs', inputs.to(weight.dtype))
-        self.register_buffer('outputs', outputs.to(weight.dtype))
-        self.dilation = dilation
-        self.activation = ACTIVATIONS[activation]
-
-    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        """Return activation(weight * x + bias + addend)."""
-        count, channels, height, width = x.shape
-        d, (down, right) = self.dilation, self.tile
-        rows, columns = self.tiles(height, width)
-        padded = functional.pad(x.permute(0, 2, 3, 1), (
-            0, 0, d, (right * columns + 1) * d - width, d, (down * rows + 1) * d - height))
-        image, row, column, _ = padded.stride()
-        tiles = padded.as_strided(
-            (down + 2, right + 2, count, rows, d, columns, d, channels),
-            (d * row, d * column, image, down * d * row, row, right * d * column, column, 1))
-        transformed = self.inputs @ tiles.reshape(self.inputs.shape[1], -1)
-        products = torch.bmm(transformed.view(len(self.inputs), -1, channels),
-                             self.weight.squeeze(3).mT)
-        y = self.outputs @ products.view(len(self.inputs), -1)
-        y = y.view(down, right, count, rows, d, columns, d, -1).permute(2, 3, 0, 4, 5, 1, 6, 7)
-        y = y.reshape(count, down * d * rows, right * d * columns, -1)
-        y = y[:, :height, :width].add_(self.bias).permute(0, 3, 1, 2)
-        return self.activation(y if addend is None else y.add_(addend))
-
-    def tiles(self, height: int, width: int) -> tuple[int, int]:
-        """Return the rows and columns of tiles that cover each of the independent maps."""
-        down, right = (side * self.dilation for side in self.tile)
-        return -(-height // down), -(-width // right)

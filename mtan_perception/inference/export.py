@@ -19,7 +19,7 @@ import torch
 from torch import nn, Tensor
 
 from mtan_perception.files import written_whole
-from mtan_perception.inference.convolution import cpu_convolution
+from mtan_perception.inference.convolution import tiled_convolution
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import finish
 
@@ -133,4 +133,4 @@ def _need(package: str) -> None:
 EXPORTERS = {'onnx': (export_onnx, '.onnx'), 'openvino': (export_openvino, '.xml'),
              'torchscript': (export_torchscript, '.pt')}
 # OpenVINO's graph knows the Winograd convolutions; the others take what every runtime knows.
-FACTORIES = {'openvino': cpu_convolution}
+FACTORIES = {'openvino': tiled_convolution}

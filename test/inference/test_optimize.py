@@ -128,7 +128,7 @@ def test_chains_are_the_convolution(count):
     taps, pixels = (torch.randn(*shape, dtype=torch.float64) for shape in ((3, 3), (count, 4)))
     weight = taps.view(1, 1, 3, 3)
     inputs, matrices, outputs = AtrousConvolution(weight, None).by_chains((count, 4))
-    found = outputs @ (matrices.flatten() * (inputs @ pixels.flatten()))
+    found = torch.kron(*outputs) @ (matrices.flatten() * (torch.kron(*inputs) @ pixels.flatten()))
     expected = functional.conv2d(pixels[None, None], weight, padding=1)
     assert (found - expected.flatten()).abs().max() < 1e-12
 
@@ -156,7 +156,7 @@ def test_winograd_is_the_convolution(size, dilation):
     weight, bias = (torch.randn(*shape, dtype=torch.float64) for shape in ((6, 5, 3, 3), (6,)))
     x = torch.randn(2, 5, *size, dtype=torch.float64)
     expected = functional.conv2d(x, weight, bias, 1, dilation, dilation).relu()
-    found = WinogradConvolution(weight, bias, dilation, 'relu')(x)
+    found = WinogradConvolution(weight, bias, 1, dilation, dilation, 'relu')(x)
     assert (found - expected).abs().max() < 1e-11
 
 

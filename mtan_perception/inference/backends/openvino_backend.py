@@ -191,7 +191,7 @@ class OpenVINOBackend:
             _LOGGER.warning(
                 'openvino %s rounds the sums of bfloat16 products; going on with those of '
                 'float32, which are slower: try another version', openvino.__version__)
-            self._factory = 'cpu_convolution'
+            self._factory = 'tiled_convolution'
             return self._compile(size, tasks)
         _LOGGER.info('openvino: built in %.1f s', time.perf_counter() - start)
         return _Model(compiled.create_infer_request(), weights)
@@ -231,4 +231,4 @@ def _fastest(precision: str) -> str:
     """Return the name of what makes the convolutions that are fastest here in a precision."""
     if precision != 'fp32':
         return 'Convolution'
-    return 'split_convolution' if uses_matrix_units() else 'cpu_convolution'
+    return 'split_convolution' if uses_matrix_units() else 'tiled_convolution'

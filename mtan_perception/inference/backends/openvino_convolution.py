@@ -24,8 +24,8 @@ from mtan_perception.inference.convolution import (
     AtrousConvolution,
     Convolution,
     SplitConvolution,
-    Transforms,
-    WinogradConvolution,
+    TiledConvolution,
+    TileTransforms,
 )
 from mtan_perception.inference.mapped_files import mapped_copy
 
@@ -35,12 +35,9 @@ _SMALL = 1 << 16
 # A multiplication by 1 would be left out, and one by 2 moved past the next ReLU, which then has
 # to give two results.
 _SCALE = -2
-# What the weights of convolutions by chains may take together: for all three tasks of ResNet-50
-# it would be 180 MiB, where others take 385.
-_MAX_CHAINED_BYTES = 64 << 20
-# With fewer tiles one matrix product for each product of a tile is faster (36 to 54 tiles: by 2 to
-# 20 %), with 144 and more mostly one convolution with a group for each (by up to 9 %).
-_MANY_TILES = 96
+# Tiles of so many pixels are transformed by one matrix; along rows, then columns, it is less
+# arithmetic, but goes twice through memory.
+_MAX_AT_ONCE = 30
 
 
 def _constant(value: Tensor | np.ndarray, is_mapped: bool = True) -> Node:
@@ -66,18 +63,14 @@ def _activate(y: Node, activation) -> Node:
     return ops.sigmoid(y) if activation is torch.sigmoid_ else y
 
 
-def convolve(module: nn.Module, x: Node, addend: Node | None = None, copies: int = 1) -> Node:
-    """
-    Return activation(weight * x + bias + addend), (1, out, H, W), for (1, in, H, W).
-
-    :param copies: how many like this one the model has, of which each will take memory.
-    """
-    if isinstance(module, WinogradConvolution):
+def convolve(module: nn.Module, x: Node, addend: Node | None = None) -> Node:
+    """Return activation(weight * x + bias + addend), (1, out, H, W), for (1, in, H, W)."""
+    if isinstance(module, TiledConvolution):
         return _winograd(module, x, addend)
     if isinstance(module, SplitConvolution):
         y = _by_taps(module, x) if module.taps_are_far else _by_parts(module, x)
     elif isinstance(module, AtrousConvolution):
-        y = _atrous(module, x, copies)
+        y = _atrous(module, x)
     else:
         y = _directly(module, x)
     if module.bias is not None:
@@ -92,12 +85,12 @@ def _directly(module: Convolution, x: Node) -> Node:
                            [module.dilation] * 2)
 
 
-def _atrous(module: AtrousConvolution, x: Node, copies: int) -> Node:
-    """Return weight * x by the fewest products that its map and memory allow."""
+def _atrous(module: AtrousConvolution, x: Node) -> Node:
+    """Return weight * x by the fewest products that its map allows."""
     size = _shape(x)[2:]
     if module.comes_in_pairs(*size):
         return _by_pairs(module, x)
-    if counts := _affordable_chains(module, size, copies):
+    if counts := module.chains(*size):
         return _by_chains(module, x, counts)
     return (_by_thirds if module.comes_in_thirds(size[0]) else _directly)(module, x)
 
@@ -259,18 +252,10 @@ def _pair_up(x: Node | Output, axis: int, length: int, dilation: int, factors: S
                        ops.add(shared, multiply(first, first_more))], axis)
 
 
-def _affordable_chains(module: AtrousConvolution, size: Sequence[int],
-                       copies: int) -> tuple[int, int] | None:
-    counts = module.chains(*size)
-    if counts is None or copies * module.chained_bytes(counts) > _MAX_CHAINED_BYTES:
-        return None
-    return counts
-
-
 def _by_chains(module: AtrousConvolution, x: Node, counts: tuple[int, int]) -> Node:
     """Return weight * x by the products of AtrousConvolution: each chain is a tile."""
     return _channels_first(_by_tiles(
-        x, module.by_chains(counts), module.dilation, counts, 0, is_mapped=False))
+        x, module.by_chains(counts), module.dilation, counts, 0))
 
 
 def _by_thirds(module: AtrousConvolution, x: Node) -> Node:
@@ -295,18 +280,16 @@ def _bands(x: Node, count: int) -> list[Output]:
     return ops.split(_rows(x), ops.constant(np.int64(0)), count).outputs()
 
 
-def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node:
+def _winograd(module: TiledConvolution, x: Node, addend: Node | None) -> Node:
     """
-    Return activation(weight * x + bias + addend) by the steps of WinogradConvolution.
+    Return activation(weight * x + bias + addend) by the tiles of TiledConvolution.
 
     Padding comes before the transpose to channels last, and what is added to a map of the network
     after the one back: so OpenVINO copies neither map. Where nothing is added, bias and activation
     follow the last product, whose end they become.
     """
-    bias = _constant(module.bias)
-    by_tiles = functools.partial(
-        _by_tiles, x, Transforms(module.inputs, module.weight, module.outputs), module.dilation,
-        module.tile, 1)
+    bias, tile = _constant(module.bias), module.tile(*_shape(x)[2:])
+    by_tiles = functools.partial(_by_tiles, x, module.by_tiles(tile), module.dilation, tile, 1)
     if addend is None:
         return _channels_first(by_tiles(
             finish=lambda y: _activate(ops.add(y, bias), module.activation)))
@@ -314,48 +297,45 @@ def _winograd(module: WinogradConvolution, x: Node, addend: Node | None) -> Node
     return _activate(ops.add(y, addend), module.activation)
 
 
-def _by_tiles(x: Node, transforms: Transforms, dilation: int, tile: tuple[int, int],
-              margin: int, is_mapped: bool = True,
-              finish: Callable[[Node], Node] = lambda y: y) -> Node:
+def _by_tiles(x: Node, transforms: TileTransforms, dilation: int, tile: tuple[int, int],
+              margin: int, finish: Callable[[Node], Node] = lambda y: y) -> Node:
     """
     Return the map (1, H, W, out) that tiles of a map (1, in, H, W) give.
 
-    :param transforms: their kernel is (products, out, in, 1).
     :param tile: rows and columns of its results.
     :param margin: rows and columns around them that its inputs have too, on each side.
-    :param is_mapped: see `_constant`, of the kernel.
     :param finish: is applied to the results, in three dimensions with the channels last.
     """
     inputs, kernel, outputs = transforms
     products, out, channels, _ = kernel.shape
     size, before = _shape(x)[2:], margin * dilation
     whole = [_tiled(length, dilation, side) for length, side in zip(size, tile, strict=True)]
-    are_many = math.prod(whole) >= _MANY_TILES * math.prod(tile)
-    into, out_of = _tile_places(*size, dilation, tile, margin, are_many)
-
-    def transform(matrix: Tensor, y: Node, channels: int) -> Node:
-        count = matrix.shape[1]
-        shape = integers(-1, count, channels) if are_many else integers(count, -1)
-        return ops.matmul(_constant(matrix), ops.reshape(y, shape, False), False, False)
-
+    into, out_of = _tile_places(*size, dilation, tile, margin)
     padded = ops.pad(x, integers(0, 0, before, before), integers(
         0, 0, *(after + before - length for after, length in zip(whole, size, strict=True))),
         'constant')
     # Whole pixels are gathered at once, each a row of its channels.
     y = ops.gather(ops.reshape(channels_last(padded), integers(-1, channels), False), into,
                    integers(0))
-    y = transform(inputs, y, channels)
-    if are_many:  # a convolution whose pixels are the tiles, with a group for each product
-        y = ops.group_convolution(
-            _channels_first(ops.reshape(y, integers(1, 1, -1, products * channels), False)),
-            _constant(kernel[..., None], is_mapped), [1, 1], [0, 0], [0, 0], [1, 1])
-        y = channels_last(y)
-    else:
-        y = ops.matmul(ops.reshape(y, integers(products, -1, channels), False),
-                       _constant(kernel[..., 0], is_mapped), False, True)
-    y = transform(outputs, y, out)
-    y = finish(y if are_many else ops.reshape(y, integers(len(outputs), -1, out), False))
+    y = _transform(inputs, y)
+    y = ops.matmul(ops.reshape(y, integers(products, -1, channels), False),
+                   _constant(kernel[..., 0], is_mapped=False), False, True)
+    y = _transform(outputs, y)
+    y = finish(ops.reshape(y, integers(math.prod(tile), -1, out), False))
     return ops.gather(ops.reshape(y, integers(-1, out), False), out_of, integers(0))
+
+
+def _transform(matrices: tuple[Tensor, Tensor], y: Node) -> Node:
+    """Return the product along rows and columns, (rows, columns, ...), of tiles' pixels."""
+    down, right = matrices
+    count = down.shape[1] * right.shape[1]
+    if count <= _MAX_AT_ONCE:
+        return ops.matmul(_constant(torch.kron(down, right)),
+                          ops.reshape(y, integers(count, -1), False), False, False)
+    y = ops.matmul(_constant(down), ops.reshape(y, integers(down.shape[1], -1), False),
+                   False, False)
+    return ops.matmul(_constant(right), ops.reshape(
+        y, integers(len(down), right.shape[1], -1), False), False, False)
 
 
 def _tiled(length: int, dilation: int, side: int) -> int:
@@ -364,13 +344,12 @@ def _tiled(length: int, dilation: int, side: int) -> int:
 
 
 @functools.lru_cache(maxsize=32)
-def _tile_places(height: int, width: int, d: int, tile: tuple[int, int], margin: int,
-                 tiles_first: bool) -> tuple[Node, Node]:
+def _tile_places(height: int, width: int, d: int, tile: tuple[int, int],
+                 margin: int) -> tuple[Node, Node]:
     """
     Return which pixels the tiles are gathered from, and which of their results the map is.
 
-    :param tiles_first: whether a tile's pixels follow one another, or else those of all tiles that
-        have the same place in theirs.
+    The pixels of all tiles that have the same place in theirs follow one another.
     """
     down, right = tile
     whole = _tiled(height, d, down), _tiled(width, d, right)
@@ -383,10 +362,7 @@ def _tile_places(height: int, width: int, d: int, tile: tuple[int, int], margin:
         (down * d * padded_width, padded_width, right * d, 1, d * padded_width, d))
     # Where output (i, j) of each tile belongs: its pixel's place in y.
     place = torch.arange(math.prod(whole), dtype=torch.int32)
-    if tiles_first:
-        place = place.view(rows, d, columns, d, down, right)
-    else:
-        into = into.permute(4, 5, 0, 1, 2, 3)
-        place = place.view(down, right, rows, d, columns, d).permute(2, 3, 4, 5, 0, 1)
-    out_of = place.permute(0, 4, 1, 2, 5, 3).reshape(1, *whole)[:, :height, :width]
+    into = into.permute(4, 5, 0, 1, 2, 3)
+    out_of = place.view(down, right, rows, d, columns, d).permute(2, 0, 3, 4, 1, 5)
+    out_of = out_of.reshape(1, *whole)[:, :height, :width]
     return ops.constant(into.flatten().numpy()), ops.constant(out_of.contiguous().numpy())

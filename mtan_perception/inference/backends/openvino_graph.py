@@ -58,7 +58,7 @@ def build_model(network: OptimizedMTAN, size: tuple[int, int], tasks: tuple[str,
                     for mask, part in zip(masks, hidden, strict=True)]
     outputs = {}
     for name, part in zip(tasks, attended, strict=True):
-        logits = _head(network.heads[name], part, len(tasks))
+        logits = _head(network.heads[name], part)
         outputs |= _finish(name, _upsample(logits, size, is_exact), axes)
     results = []
     for name, output in outputs.items():
@@ -105,10 +105,10 @@ def _together(tasks: list[Node]) -> Sequence[Node | Output]:
     return ops.split(ops.concat(tasks, 0), ops.constant(np.int64(0)), len(tasks)).outputs()
 
 
-def _head(head: nn.Module, x: Node, heads: int) -> Node:
+def _head(head: nn.Module, x: Node) -> Node:
     y = None
     for branch, projection in zip(head.branches, head.projections, strict=True):
-        y = convolve(projection, convolve(branch, x, copies=heads), y)
+        y = convolve(projection, convolve(branch, x), y)
     pooled = convolve(head.pooled, convolve(head.pooling, ops.reduce_mean(
         x, integers(2, 3), True)))
     return convolve(head.out, convolve(head.convolution, ops.relu(ops.add(pooled, y))))
