@@ -188,7 +188,7 @@ class AtrousConvolution(Convolution):
         6 x y z + y**3 = ((x + v y + z)**3 + (-x + v y - z)**3) / 4 v
                        - ((x + w y - z)**3 + (-x + w y + z)**3) / 4 w,  v = 3 / 2, w = 1 / 2
 
-    Their weights, along both axes, take up to 36/9 the memory.
+    Their weights, along both axes, take up to 64/9 the memory, of 3 x 4 pixels 24/9.
     Three rows x1, x2, x3 take 6 products, not 7, and no more memory for weights. With a, b and c
     the rows of taps, s = x1 + x2 / 2 and t = x2 + x3:
 

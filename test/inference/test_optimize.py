@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The optimised network and its convolutions against what they replace."""
 
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 
 import pytest
 import torch
@@ -15,6 +15,8 @@ from mtan_perception.inference.convolution import (
     cpu_convolution,
     fold,
     split_convolution,
+    tiled_convolution,
+    TiledConvolution,
     WinogradConvolution,
 )
 from mtan_perception.inference.optimize import OptimizedMTAN
@@ -69,7 +71,8 @@ def test_float64_agrees_to_rounding(arguments, factory):
     assert_equal_maps(optimized(x, out_size=(7, 9)), network(x, out_size=(7, 9)), 1e-9)
 
 
-@pytest.mark.parametrize('factory', [Convolution, cpu_convolution, split_convolution])
+@pytest.mark.parametrize('factory', [
+    Convolution, cpu_convolution, split_convolution, tiled_convolution])
 def test_float32_agrees_on_the_full_dilated_resnet50(factory):
     """At output stride 8 with DeepLab's rates, some taps reach the map and some do not."""
     network = build(backbone='resnet50')
@@ -122,7 +125,7 @@ def test_the_network_is_not_changed(pair):
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-@pytest.mark.parametrize('count', [2, 3, 4])
+@pytest.mark.parametrize('count', [2, 3, 4, 5, 6])
 def test_chains_are_the_convolution(count):
     """Pixels with none before and after them, three taps; along both axes with another length."""
     taps, pixels = (torch.randn(*shape, dtype=torch.float64) for shape in ((3, 3), (count, 4)))
@@ -158,6 +161,26 @@ def test_winograd_is_the_convolution(size, dilation):
     expected = functional.conv2d(x, weight, bias, 1, dilation, dilation).relu()
     found = WinogradConvolution(weight, bias, 1, dilation, dilation, 'relu')(x)
     assert (found - expected).abs().max() < 1e-11
+
+
+@pytest.mark.parametrize('size, dilation, tile', [
+    ((36, 48), 1, (6, 6)), ((36, 48), 2, (6, 6)), ((36, 48), 4, (3, 6)), ((18, 24), 1, (3, 4)),
+    ((9, 12), 1, (3, 3)), ((30, 40), 2, (5, 5))])
+def test_tiles_are_chosen_by_the_map(size, dilation, tile):
+    """The largest that leave little of themselves empty, while weights pay for being read."""
+    module = TiledConvolution(torch.zeros(1, 1, 3, 3), None, 1, dilation, dilation)
+    assert module.tile(*size) == tile
+
+
+@pytest.mark.parametrize('tile', list(product((3, 4, 5, 6), repeat=2)))
+def test_tiles_are_the_convolution(tile):
+    """Products in float64, of one tile and what surrounds it."""
+    pixels = torch.randn(*(side + 2 for side in tile), dtype=torch.float64)
+    weight = torch.randn(1, 1, 3, 3, dtype=torch.float64)
+    inputs, kernel, outputs = TiledConvolution(weight, None).by_tiles(tile)
+    found = torch.kron(*outputs) @ (kernel.flatten() * (torch.kron(*inputs) @ pixels.flatten()))
+    expected = functional.conv2d(pixels[None, None], weight)
+    assert (found - expected.flatten()).abs().max() < 1e-11
 
 
 @pytest.mark.parametrize('size', [(4, 30), (30, 4), (4, 4), (30, 30)])

@@ -278,6 +278,15 @@ def test_what_a_camera_needs_is_built_before_its_first_answer(robot, collect, sp
     assert stamp(labels[0]) > 1001 and labels[0].height == 36
 
 
+@pytest.mark.skipif(not Path('/proc/self/maps').exists(), reason='needs Linux')
+def test_a_node_with_openvino_does_without_torch(robot, spin_until):
+    """Which is 500 MiB in memory, and seconds at each start."""
+    pytest.importorskip('openvino')
+    child = robot.start(backend='openvino', device='cpu')
+    assert spin_until(lambda: "by backend 'openvino'" in child.output)
+    assert 'libtorch' not in Path(f'/proc/{child.pid}/maps').read_text()
+
+
 def test_compressed_input(start_process, robot, collect, spin_until):
     """The remapping of `image` carries over to its compressed transport."""
     start_process(MODULE, *small(image_transport='compressed'), '-r', 'image:=/front/image_raw')

@@ -284,9 +284,9 @@ def _winograd(module: TiledConvolution, x: Node, addend: Node | None) -> Node:
     """
     Return activation(weight * x + bias + addend) by the tiles of TiledConvolution.
 
-    Padding comes before the transpose to channels last, and what is added to a map of the network
-    after the one back: so OpenVINO copies neither map. Where nothing is added, bias and activation
-    follow the last product, whose end they become.
+    What is added to a map of the network comes after the transpose from channels last: so OpenVINO
+    copies neither map. Where nothing is added, bias and activation follow the last product, whose
+    end they become.
     """
     bias, tile = _constant(module.bias), module.tile(*_shape(x)[2:])
     by_tiles = functools.partial(_by_tiles, x, module.by_tiles(tile), module.dilation, tile, 1)
@@ -308,15 +308,9 @@ def _by_tiles(x: Node, transforms: TileTransforms, dilation: int, tile: tuple[in
     """
     inputs, kernel, outputs = transforms
     products, out, channels, _ = kernel.shape
-    size, before = _shape(x)[2:], margin * dilation
-    whole = [_tiled(length, dilation, side) for length, side in zip(size, tile, strict=True)]
-    into, out_of = _tile_places(*size, dilation, tile, margin)
-    padded = ops.pad(x, integers(0, 0, before, before), integers(
-        0, 0, *(after + before - length for after, length in zip(whole, size, strict=True))),
-        'constant')
+    into, out_of = _tile_places(*_shape(x)[2:], dilation, tile, margin)
     # Whole pixels are gathered at once, each a row of its channels.
-    y = ops.gather(ops.reshape(channels_last(padded), integers(-1, channels), False), into,
-                   integers(0))
+    y = ops.gather(ops.reshape(channels_last(x), integers(-1, channels), False), into, integers(0))
     y = _transform(inputs, y)
     y = ops.matmul(ops.reshape(y, integers(products, -1, channels), False),
                    _constant(kernel[..., 0], is_mapped=False), False, True)
@@ -354,8 +348,12 @@ def _tile_places(height: int, width: int, d: int, tile: tuple[int, int],
     down, right = tile
     whole = _tiled(height, d, down), _tiled(width, d, right)
     rows, columns = whole[0] // (down * d), whole[1] // (right * d)
-    padded_width = whole[1] + 2 * margin * d
-    place = torch.arange((whole[0] + 2 * margin * d) * padded_width, dtype=torch.int32)
+    # Of what lies beyond the last pixel OpenVINO gathers zeros.
+    place = torch.full([length + 2 * margin * d for length in whole], height * width,
+                       dtype=torch.int32)
+    place[margin * d:, margin * d:][:height, :width] = torch.arange(
+        height * width, dtype=torch.int32).view(height, width)
+    padded_width = place.shape[1]
     # The inputs of each, pixels a dilation apart.
     into = place.as_strided(
         (rows, d, columns, d, down + 2 * margin, right + 2 * margin),
