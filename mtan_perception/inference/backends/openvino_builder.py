@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
 
@@ -71,6 +72,7 @@ def _write(path: str, weights: str, factory: str, size: list[int], tasks: list[s
 def main() -> None:
     """Write what the only argument says; on failure the output's last line says why."""
     end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in the terminal: no traceback of this one
     logging.basicConfig(format='%(message)s')  # warnings, to the standard error of who asked
     try:
         _write(*json.loads(sys.argv[1]))
