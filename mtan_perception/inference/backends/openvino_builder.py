@@ -72,7 +72,7 @@ def _write(path: str, weights: str, factory: str, size: list[int], tasks: list[s
 def main() -> None:
     """Write what the only argument says; on failure the output's last line says why."""
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in the terminal: no traceback of this one
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends it without a traceback
     logging.basicConfig(format='%(message)s')  # warnings, to the standard error of who asked
     try:
         _write(*json.loads(sys.argv[1]))
