@@ -59,7 +59,7 @@ def test_without_a_cache_the_model_is_written_for_the_moment(monkeypatch, tmp_pa
     monkeypatch.setenv('MTAN_CACHE', '/proc/nowhere')
     monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'for-the-moment'))
     (tmp_path / 'for-the-moment').mkdir()
-    assert np.array_equal(depth(), wanted)
+    assert depth() == pytest.approx(wanted, abs=1e-5)  # weights in memory add up in another order
     assert 'will have to build the model again: give $MTAN_CACHE a folder' in caplog.text
     assert not list((tmp_path / 'for-the-moment').iterdir())
 
