@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiled artefacts kept between starts: built once for each key, whole or not at all."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, ExitStack, suppress
 import hashlib
 import json
 import logging
@@ -98,6 +98,24 @@ def provide(name: str, key: Mapping[str, str], build: Callable[[Path], None]) ->
     _LOGGER.info('built %s in %.1f s', path, time.perf_counter() - start)
     _forget(entry.parent, name)
     return path
+
+
+@contextmanager
+def provided(name: str, key: Mapping[str, str], build: Callable[[Path], None]) -> Iterator[Path]:
+    """
+    Give the file that `provide` returns; where none can be kept, one for this once.
+
+    :raises OSError: if that cannot be written, either.
+    """
+    with ExitStack() as stack:
+        try:
+            path = provide(name, key, build)
+        except OSError as error:
+            _LOGGER.warning('cache: %s; the next start will have to build the model again: give '
+                            '$MTAN_CACHE a folder with enough space', error)
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='mtan-'))) / name
+            build(path)
+        yield path
 
 
 def _fault(entry: Path, key: Mapping[str, str]) -> str | None:

@@ -2,11 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ONNX Runtime: on a CPU, or on CUDA through TensorRT where it is installed; an optional extra."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, ExitStack
+from collections.abc import Callable
 import logging
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from mtan_perception import __version__
 from mtan_perception.inference import convolution, export, optimize, postprocess
-from mtan_perception.inference.artefacts import code_hash, provide
+from mtan_perception.inference.artefacts import code_hash, provided
 from mtan_perception.inference.backends.half_precision import fit_precision
 from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.backends.torch_images import TorchImages
@@ -113,7 +111,7 @@ class ONNXRuntimeBackend:
         # Spinning threads take the cores from everything else on the robot.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         try:
-            with _file(network, key) as path:
+            with provided('mtan.onnx', key, lambda path: export_onnx(network, path)) as path:
                 if _TENSORRT in self._providers:
                     _LOGGER.info('onnxruntime: TensorRT builds its engine, which takes minutes '
                                  'unless %s has it already ...', path.parent)
@@ -141,21 +139,6 @@ class ONNXRuntimeBackend:
             options |= {'trt_engine_cache_enable': True, 'trt_engine_cache_path': str(folder),
                         'trt_fp16_enable': self.precision == 'fp16'}
         return options
-
-
-@contextmanager
-def _file(network: FinishedNetwork, key: Mapping[str, str]) -> Iterator[Path]:
-    """Give the ONNX file that is kept between starts; where none can be, one for this once."""
-    with ExitStack() as stack:
-        try:
-            path = provide('mtan.onnx', key, lambda path: export_onnx(network, path))
-        except OSError as error:
-            _LOGGER.warning('cache: %s; the next start will have to build the model again: give '
-                            '$MTAN_CACHE a folder with enough space', error)
-            folder = stack.enter_context(TemporaryDirectory(prefix='mtan-'))
-            path = Path(folder) / 'mtan.onnx'
-            export_onnx(network, path)
-        yield path
 
 
 def _choose_providers(available: list[str], device: torch.device) -> list[str]:

@@ -2,20 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenVINO: the fastest on a CPU (Intel's and AMD's x86, and Arm); an optional extra."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, ExitStack
+import functools
 import logging
 import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 import time
 from typing import Any, NamedTuple, TYPE_CHECKING
 
 import numpy as np
 
 import mtan_perception
-from mtan_perception.inference.artefacts import file_hash, provide
+from mtan_perception.inference.artefacts import file_hash, provided
 from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.backends.openvino_builder import write_model
 from mtan_perception.inference.devices import uses_matrix_units
@@ -183,10 +182,14 @@ class OpenVINOBackend:
         )
         _LOGGER.info('openvino: building %s at %dx%d ...', ', '.join(tasks), *size)
         start = time.perf_counter()
-        with self._file(size, tasks) as path, reading_once():
-            model, weights = read_model(path)
-            compiled = compile_model(model, self.precision)
-            del model
+        try:
+            with provided('mtan.xml', self._key(size, tasks),
+                          functools.partial(self._write, size, tasks)) as path, reading_once():
+                model, weights = read_model(path)
+                compiled = compile_model(model, self.precision)
+                del model
+        except OSError as error:
+            raise BackendError(f'openvino cannot build the network: {error}') from error
         if self._factory == 'split_convolution' and rounds_products(compiled):
             _LOGGER.warning(
                 'openvino %s rounds the sums of bfloat16 products; going on with those of '
@@ -196,25 +199,9 @@ class OpenVINOBackend:
         _LOGGER.info('openvino: built in %.1f s', time.perf_counter() - start)
         return _Model(compiled.create_infer_request(), weights)
 
-    @contextmanager
-    def _file(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Iterator[Path]:
-        """Give the model that is kept between starts; where none can be, one for this once."""
-        def write(path: Path) -> None:
-            write_model(path, self._weights, self._factory, size, tasks, self._axes,
-                        self.precision == 'fp32')
-        with ExitStack() as stack:
-            try:
-                path = provide('mtan.xml', self._key(size, tasks), write)
-            except OSError as error:
-                _LOGGER.warning('cache: %s; the next start will have to build the model again: '
-                                'give $MTAN_CACHE a folder with enough space', error)
-                try:
-                    folder = stack.enter_context(TemporaryDirectory(prefix='mtan-'))
-                    path = Path(folder) / 'mtan.xml'
-                    write(path)
-                except OSError as full:
-                    raise BackendError(f'openvino cannot build the network: {full}') from full
-            yield path
+    def _write(self, size: tuple[int, int], tasks: tuple[str, ...], path: Path) -> None:
+        write_model(path, self._weights, self._factory, size, tasks, self._axes,
+                    self.precision == 'fp32')
 
     def _key(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Mapping[str, str]:
         import openvino

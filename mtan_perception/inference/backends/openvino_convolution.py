@@ -255,7 +255,7 @@ def _pair_up(x: Node | Output, axis: int, length: int, dilation: int, factors: S
 def _by_chains(module: AtrousConvolution, x: Node, counts: tuple[int, int]) -> Node:
     """Return weight * x by the products of AtrousConvolution: each chain is a tile."""
     return _channels_first(_by_tiles(
-        x, module.by_chains(counts), module.dilation, counts, 0, is_mapped=False))
+        x, _mapped(module.by_chains(counts)), module.dilation, counts, 0))
 
 
 def _by_thirds(module: AtrousConvolution, x: Node) -> Node:
@@ -300,19 +300,20 @@ def _winograd(module: TiledConvolution, x: Node, addend: Node | None) -> Node:
 @functools.lru_cache(maxsize=2)
 def _tiles_of(module: TiledConvolution, tile: tuple[int, int]) -> TileTransforms:
     """Return module.by_tiles(tile), once for the tasks' encoders, whose weights are shared."""
-    inputs, kernel, outputs = module.by_tiles(tile)
-    return TileTransforms(inputs, torch.from_numpy(mapped_copy(kernel.numpy())), outputs)
+    return _mapped(module.by_tiles(tile))
+
+
+def _mapped(transforms: TileTransforms) -> TileTransforms:
+    return transforms._replace(kernel=torch.from_numpy(mapped_copy(transforms.kernel.numpy())))
 
 
 def _by_tiles(x: Node, transforms: TileTransforms, dilation: int, tile: tuple[int, int],
-              margin: int, is_mapped: bool = True,
-              finish: Callable[[Node], Node] = lambda y: y) -> Node:
+              margin: int, finish: Callable[[Node], Node] = lambda y: y) -> Node:
     """
     Return the map (1, H, W, out) that tiles of a map (1, in, H, W) give.
 
     :param tile: rows and columns of its results.
     :param margin: rows and columns around them that its inputs have too, on each side.
-    :param is_mapped: see `_constant`, of the kernel.
     :param finish: is applied to the results, in three dimensions with the channels last.
     """
     inputs, kernel, outputs = transforms
@@ -322,7 +323,7 @@ def _by_tiles(x: Node, transforms: TileTransforms, dilation: int, tile: tuple[in
     y = ops.gather(ops.reshape(channels_last(x), integers(-1, channels), False), into, integers(0))
     y = _transform(inputs, y)
     y = ops.matmul(ops.reshape(y, integers(products, -1, channels), False),
-                   _constant(kernel[..., 0], is_mapped), False, True)
+                   _constant(kernel[..., 0]), False, True)
     y = _transform(outputs, y)
     y = finish(ops.reshape(y, integers(math.prod(tile), -1, out), False))
     return ops.gather(ops.reshape(y, integers(-1, out), False), out_of, integers(0))
