@@ -12,7 +12,7 @@ from mtan_perception.checkpoint import build_network, save_checkpoint
 from mtan_perception.inference import Engine
 from mtan_perception.inference.backends import build_backend
 from mtan_perception.inference.backends.openvino_builder import write_model
-from mtan_perception.inference.errors import BackendError
+from mtan_perception.inference.errors import BackendError, EngineError
 from mtan_perception.model_card import CheckpointError, COMPACT, ModelCard
 
 pytestmark = pytest.mark.usefixtures('cache')
@@ -51,6 +51,20 @@ def test_other_weights_are_not_taken_for_the_same(tmp_path):
         backend = build_backend('openvino', tmp_path / 'a.safetensors', 'cpu', 'fp32', 'optical')
         found.append(backend(X, ('depth',))['depth'])
     assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_weights_that_are_replaced_while_an_engine_runs(tmp_path):
+    """What it has built goes on; nothing is built, or run by torch, of another network."""
+    path = tmp_path / 'a.safetensors'
+    save_checkpoint(path, build_network(COMPACT), COMPACT)
+    engine = Engine(path, 'cpu', input_size=(64, 64))
+    small, large = np.zeros((32, 64, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)
+    first = engine.infer(small).depth
+    save_checkpoint(path, build_network(COMPACT), COMPACT)
+    for act in (engine.infer, lambda image: engine.prepare([image])):
+        with pytest.raises(EngineError, match=r'weights: .*a\.safetensors has changed .*restart'):
+            act(large)
+    assert np.array_equal(engine.infer(small).depth, first, equal_nan=True)
 
 
 def test_without_a_cache_the_model_is_written_for_the_moment(monkeypatch, tmp_path, caplog):

@@ -18,7 +18,7 @@ from mtan_perception.inference.artefacts import file_hash, provided
 from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.backends.openvino_builder import write_model
 from mtan_perception.inference.devices import uses_matrix_units
-from mtan_perception.inference.errors import BackendError
+from mtan_perception.inference.errors import BackendError, EngineError
 from mtan_perception.inference.images import IMAGES
 from mtan_perception.inference.mapped_files import reading_once
 from mtan_perception.model_card import locate
@@ -59,7 +59,7 @@ class OpenVINOBackend:
     are kept.
 
     :param weights: see mtan_perception.checkpoint.load_network; they are read when a model is
-        written, which raises its errors.
+        written, which raises its errors, and EngineError if the file is another by then.
     :raises BackendError: without OpenVINO, on another device than the CPU, and in fp16.
     """
 
@@ -82,6 +82,7 @@ class OpenVINOBackend:
         self.images = OpenVINOImages
         self.precision, self._axes = precision, axes
         self._weights = 'random' if str(weights) == 'random' else str(locate(weights).absolute())
+        self._weights_state = self._state_of_weights()
         self._factory = _fastest(precision)
         self._torch: TorchBackend | None = None
         self._models: LatestUsed[_Model] = LatestUsed(_MAX_MODELS)
@@ -112,6 +113,7 @@ class OpenVINOBackend:
         from mtan_perception.checkpoint import load_network
         from mtan_perception.inference.backends.torch_backend import TorchBackend
         if self._torch is None:
+            self._check_weights()
             self._torch = TorchBackend(lambda: load_network(self._weights)[0],
                                        torch.device('cpu'), self.precision, self._axes)
         return {name: image.numpy() for name, image in self._torch(
@@ -180,6 +182,7 @@ class OpenVINOBackend:
             read_model,
             rounds_products,
         )
+        self._check_weights()
         _LOGGER.info('openvino: building %s at %dx%d ...', ', '.join(tasks), *size)
         start = time.perf_counter()
         try:
@@ -198,6 +201,22 @@ class OpenVINOBackend:
             return self._compile(size, tasks)
         _LOGGER.info('openvino: built in %.1f s', time.perf_counter() - start)
         return _Model(compiled.create_infer_request(), weights)
+
+    def _state_of_weights(self) -> tuple[int, ...] | None:
+        """Return what changes when the weights file is written to or replaced."""
+        if self._weights == 'random':
+            return None
+        try:
+            state = os.stat(self._weights)
+        except OSError:
+            return None
+        return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+    def _check_weights(self) -> None:
+        """Refuse what another network may be in by now: one engine gives the results of one."""
+        if self._state_of_weights() != self._weights_state:
+            raise EngineError(f'weights: {self._weights} has changed since it was first read; '
+                              'restart, so that all is computed by the same network')
 
     def _write(self, size: tuple[int, int], tasks: tuple[str, ...], path: Path) -> None:
         write_model(path, self._weights, self._factory, size, tasks, self._axes,
