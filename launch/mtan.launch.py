@@ -114,9 +114,11 @@ def nodes(context: LaunchContext) -> list[Node]:
     remappings = [('image', image), ('camera_info', camera_info)]
     cameras = [camera for camera in overrides.get('cameras') or cameras_in(file, name) if camera]
     if cameras:  # Each has its topics below its name; the view shows the first.
-        if image.startswith('/'):
-            raise ValueError(f'image:={image}: with several cameras it is looked for below the '
-                             f'name of each ({", ".join(cameras)}); leave out the first /')
+        for argument, topic in (('image', image), ('camera_info', camera_info)):
+            if topic.startswith('/'):
+                raise ValueError(
+                    f'{argument}:={topic}: with several cameras it is looked for below the name '
+                    f'of each ({", ".join(cameras)}); leave out the first /')
         remappings = [(f'{camera}/{topic}', f'{camera}/{name}')
                       for camera in cameras for topic, name in remappings]
         image, prefix = f'{cameras[0]}/{image}', f'{prefix}/{cameras[0]}'
@@ -181,7 +183,7 @@ def parameters_in(tree: dict, name: str) -> Iterator[dict]:
     for key, entries in tree.items() if isinstance(tree, dict) else ():
         if isinstance(entries, dict) and 'ros__parameters' in entries:
             if key.rpartition('/')[2] in ('*', '**', name):
-                yield entries['ros__parameters']
+                yield entries['ros__parameters'] or {}
         else:
             yield from parameters_in(entries, name)
 

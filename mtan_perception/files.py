@@ -30,16 +30,20 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def decode_picture(data: bytes | memoryview, unchanged: bool = False) -> np.ndarray | None:
+def decode_picture(data: bytes | memoryview, unchanged: bool = False,
+                   upright: bool = True) -> np.ndarray | None:
     """
     Return the picture in the bytes of a JPEG, PNG or whatever else OpenCV reads, None for others.
 
-    :param unchanged: as it is stored: (H, W) or (H, W, C), uint8 or uint16; else uint8 (H, W, 3),
-        turned upright as its EXIF says. Colours are BGR.
+    :param unchanged: as it is stored: (H, W) or (H, W, C), uint8 or uint16; else uint8 (H, W, 3).
+        Colours are BGR.
+    :param upright: whether the latter is turned as its EXIF says.
     """
     import cv2  # here, as those who only write need no OpenCV
     array = np.frombuffer(data, np.uint8)
     flags = cv2.IMREAD_UNCHANGED if unchanged else cv2.IMREAD_COLOR
+    if not upright:
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
         return cv2.imdecode(array, flags) if array.size else None
     except cv2.error:  # its header tells of more pixels than OpenCV would make room for

@@ -76,7 +76,7 @@ def correct_depth(depth: np.ndarray, focal_length: float,
     away. Both focal lengths are in pixels of the image that the network sees: the camera's at
     that size, and the checkpoint's `focal_length`. The type of `depth` is kept.
     """
-    return depth * (focal_length / learnt_focal_length)
+    return depth * float(focal_length / learnt_focal_length)  # a NumPy scalar has a type
 
 
 def pixel_rays(size: tuple[int, int], intrinsics: np.ndarray, dtype: DTypeLike,

@@ -54,7 +54,7 @@ def test_intrinsics_scale_as_in_image_proc():
 
 def test_depth_grows_with_the_focal_length():
     """At 600 px what looked 2 m away to a network that learnt at 300 px is 4 m away."""
-    depth = correct_depth(np.array([[2.0, np.nan]], np.float32), 600.0, 300.0)
+    depth = correct_depth(np.array([[2.0, np.nan]], np.float32), np.float64(600), 300.0)
     assert depth.dtype == np.float32 and depth[0, 0] == 4 and np.isnan(depth[0, 1])
 
 

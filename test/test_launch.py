@@ -250,8 +250,11 @@ def test_cameras_of_a_params_file_have_their_topics_below_their_names(launch, tm
     assert {k: v for k, v in node.rules.items() if '/' in k} == {
         'front/image': 'front/image_raw', 'front/camera_info': 'front/camera_info',
         'left/image': 'left/image_raw', 'left/camera_info': 'left/camera_info'}
-    text = launch('mtan.launch.py', f'params_file:={path}', 'image:=/image_raw', fails=True)
-    assert 'below the name of each (front, left); leave out the first /' in text
+    for argument in ('image', 'camera_info'):
+        text = launch('mtan.launch.py', f'params_file:={path}', 'image:=image_raw',
+                      f'{argument}:=/topic', fails=True)
+        assert (f'{argument}:=/topic: with several cameras it is looked for below the name of '
+                'each (front, left); leave out the first /') in text
 
 
 def test_nav2_sets_what_the_costmap_needs(launch):

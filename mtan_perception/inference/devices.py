@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 import re
 
-from mtan_perception.inference.errors import EngineError
+from mtan_perception.inference.errors import EngineError, first_line
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def _cuda_problem(device: str) -> str | None:
         torch.conv2d(*torch.ones(2, 1, 1, 8, 8, device=device)).item()
     except RuntimeError as error:
         # Being full is another matter: it may be less so later, and there is a way out of it.
-        return None if is_out_of_memory(error) else str(error).splitlines()[0]
+        return None if is_out_of_memory(error) else first_line(error)
     return None
 
 

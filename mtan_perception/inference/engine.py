@@ -22,9 +22,10 @@ from mtan_perception.inference.devices import (
     is_gpu,
     is_out_of_memory,
 )
-from mtan_perception.inference.errors import BackendError, EngineError
+from mtan_perception.inference.errors import BackendError, EngineError, first_line
 from mtan_perception.inference.images import limit_confidence, limit_depth
 from mtan_perception.inference.prediction import Prediction
+from mtan_perception.inference.weights_file import WeightsFile
 from mtan_perception.model_card import read_card
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION, select_tasks
 
@@ -72,15 +73,17 @@ class Engine:
         self.input_size = self.card.input_size if input_size is None else input_size
         self.depth_range = (0.0, math.inf)
         self.confidence_threshold = 0.0
-        self._weights = weights
+        self._weights = WeightsFile(weights)
         self._backend: Backend | None = None
         self._images: Images | None = None
-        self._persist(lambda: None, backend)
+        self._lacking: str | None = backend
+        """The backend that is to be built; None once it is."""
+        self._persist(lambda: None)
 
     @property
     def backend(self) -> str:
-        """Name of the runtime that runs the network."""
-        return self._backend.name
+        """Name of the runtime that runs the network, or is to."""
+        return self._lacking if self._backend is None else self._backend.name
 
     @property
     def available_tasks(self) -> tuple[str, ...]:
@@ -170,8 +173,8 @@ class Engine:
         groups = self._group(images)
         lacked = [self._prepare_group((len(group), 3, *size), wanted)
                   for size, group in groups.items()]
-        lacked += [self._images.prepare(images[index], fit)
-                   for group in groups.values() for index, fit in group]
+        lacked += [self._persist(lambda index=index, fit=fit: self._images.prepare(
+            images[index], fit)) for group in groups.values() for index, fit in group]
         if any(lacked):
             self.infer_batch(images, wanted)
         return any(lacked)
@@ -279,23 +282,20 @@ class Engine:
         return outputs
 
     def _build(self, backend: str, failed: str | None) -> None:
-        self._backend = build_backend(backend, self._weights, self.device, self.precision,
+        self._weights.check()
+        self._backend = build_backend(backend, self._weights.name, self.device, self.precision,
                                       self.card.normal_axes, failed)
         self._images = self._backend.images(self.device, self.card.mean, self.card.std)
         self.precision = self._backend.precision
 
-    def _persist(self, action: Callable[[], Result], backend: str | None = None) -> Result:
-        """
-        Return action(), on another backend or device where the present one fails.
-
-        :param backend: to build first.
-        """
+    def _persist(self, action: Callable[[], Result]) -> Result:
+        """Return action(), on another backend or device where the present one fails."""
         failed = None
         while True:
             try:
-                if backend is not None:
-                    self._build(backend, failed)
-                    backend = None
+                if self._lacking is not None:
+                    self._build(self._lacking, failed)
+                    self._lacking = None
                 return action()
             except RuntimeError as error:
                 device = self.device
@@ -303,6 +303,7 @@ class Engine:
                 backend = self._retreat(error)
                 if backend is None:
                     raise
+                self._lacking = backend
             # The error is gone here, and what failed with it, which held the device's memory.
             gc.collect()
             free_unused_memory(device)
@@ -314,7 +315,7 @@ class Engine:
         :returns: the backend to go on with, None where nothing is left to try.
         :raises EngineError: where the memory of the CPU is too small.
         """
-        reason, used = str(error).splitlines()[0], self._backend
+        reason, used = first_line(error), self._backend
         if is_gpu(self.device) and is_out_of_memory(error):
             _LOGGER.warning('device: %s has too little memory (%s); going on, slower, on the CPU: '
                             'choose a smaller input_size, fewer tasks or lighter weights',

@@ -51,9 +51,15 @@ def mapped_copy(array: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def reading_once() -> Iterator[None]:
-    """Meanwhile give mapped pages back as they are read; one read again is loaded again."""
+    """
+    Meanwhile give pages back as they are read; one read again is loaded again.
+
+    Not those of files that were mapped before: others may be reading them.
+    """
+    with _MAPS_LOCK:
+        others = weakref.WeakSet(_MAPS)
     done = threading.Event()
-    thread = threading.Thread(target=_evict, args=[done], name='weights-eviction')
+    thread = threading.Thread(target=_evict, args=[done, others], name='weights-eviction')
     thread.start()
     try:
         yield
@@ -63,7 +69,7 @@ def reading_once() -> Iterator[None]:
         trim()
 
 
-def _evict(done: threading.Event) -> None:
+def _evict(done: threading.Event, others: weakref.WeakSet) -> None:
     if not hasattr(mmap, 'MADV_DONTNEED'):  # not on Linux
         return
     ended = False
@@ -71,7 +77,8 @@ def _evict(done: threading.Event) -> None:
         ended = done.wait(_EVICTION_PERIOD)
         with _MAPS_LOCK:
             for mapped in _MAPS:
-                mapped.madvise(mmap.MADV_DONTNEED)
+                if mapped not in others:
+                    mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def trim() -> None:

@@ -15,7 +15,6 @@ import torch
 from torch import nn, Tensor
 
 from mtan_perception import __version__
-from mtan_perception.inference import convolution, optimize
 from mtan_perception.inference.artefacts import code_hash, provide
 from mtan_perception.inference.convolution import Factory
 from mtan_perception.inference.mapped_files import map_file, trim
@@ -24,6 +23,9 @@ from mtan_perception.network import MTANDeepLabv3
 
 _LOGGER = logging.getLogger(__name__)
 
+_SOURCES = ('network/*.py', *(f'inference/{name}.py' for name in (
+    'convolution', 'mapped_weights', 'optimize')))
+"""What the file depends on."""
 _ALIGNMENT = 64  # bytes: a cache line, and the widest register
 _LARGE = 1 << 20  # bytes: after as many, what malloc keeps of intermediates is given back
 
@@ -74,7 +76,7 @@ def optimize_mapped(network: MTANDeepLabv3, factory: Factory,
     Where the file cannot be had, a warning says why and the weights are in memory.
     """
     key = {'weights': fingerprint(network), 'mtan_perception': __version__,
-           'code': code_hash(optimize, convolution), 'torch': torch.__version__,
+           'code': code_hash(*_SOURCES), 'torch': torch.__version__,
            'convolutions': factory.__name__, 'memory_format': str(memory_format)}
     try:
         weights = MappedWeights(provide(

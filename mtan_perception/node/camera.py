@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.logging import LoggingSeverity
-from rclpy.qos import qos_profile_sensor_data, QoSProfile
+from rclpy.qos import qos_profile_sensor_data, QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
@@ -31,21 +31,28 @@ from mtan_perception.node.diagnostics import describe_stages, Statistics
 from mtan_perception.node.gravity import Gravity
 from mtan_perception.node.image_codec import decode_compressed, decode_image, ImageError
 from mtan_perception.node.obstacles import Plane
-from mtan_perception.node.outputs import Outputs
+from mtan_perception.node.outputs import CLOUD_TASKS, Outputs
 from mtan_perception.node.parameters import Settings
+from mtan_perception.tasks import DEPTH
 
 SILENCE = 5.0
 """Seconds without an image after which somebody should know."""
 SETTLING = 1.0
 """For so many seconds after its start nothing that has yet to come is missed."""
+# Its durability, too: some drivers publish it once, for whoever comes later.
+_OVERRIDES_OF_CAMERA_INFO = QoSOverridingOptions(
+    (*QoSOverridingOptions.with_default_policies().policy_kinds, QoSPolicyKind.DURABILITY))
 
 
 class Frame(NamedTuple):
-    """An image message of a camera and when it came, in seconds of the monotonic clock."""
+    """An image message of a camera, and when it came."""
 
     camera: 'Camera'
     message: Image | CompressedImage
     arrival: float
+    """In seconds of the monotonic clock."""
+    activation: int
+    """The camera's at that time: a frame of an earlier one is not published."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,9 @@ class Shot:
     frame: Frame
     image: np.ndarray
     tasks: frozenset[str]
-    """Those that somebody reads."""
+    """Those of which something is to be published."""
+    has_clouds: bool
+    """Whether clouds are among that: what they need has run then."""
     calibration: Calibration | None
     """None where no CameraInfo serves."""
     stages: dict[str, float]
@@ -94,6 +103,7 @@ class Camera:
         """The topic of the images; empty before the first activation."""
         self._node, self._offer, self._gravity = node, offer, gravity
         self._subscriptions: list = []
+        self._activation = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -116,7 +126,6 @@ class Camera:
     def subscribe(self, image_transport: str) -> None:
         """Subscribe to the image, 'raw' or 'compressed', and to its CameraInfo."""
         prefix = f'{self.name}/' if self.name else ''
-        overrides = QoSOverridingOptions.with_default_policies()
         # Resolved first, so that remapping `image` carries over to its compressed transport.
         topic = self._node.resolve_topic_name(f'{prefix}image')
         message_type = Image
@@ -125,14 +134,15 @@ class Camera:
         qos = QoSProfile(
             depth=1, reliability=qos_profile_sensor_data.reliability,
             durability=qos_profile_sensor_data.durability)
-        # In this order: of what has come together, rclpy takes the first subscription's first.
-        self._subscriptions = [
-            self._node.create_subscription(
-                CameraInfo, f'{prefix}camera_info', self._on_camera_info, qos_profile_sensor_data,
-                qos_overriding_options=overrides),
-            self._node.create_subscription(
-                message_type, topic, self._on_image, qos, qos_overriding_options=overrides),
-        ]
+        # In this order: of what has come together, rclpy takes the first subscription's first. One
+        # by one: what the second raises leaves the first to `unsubscribe`.
+        for arguments, overrides in (
+                ((CameraInfo, f'{prefix}camera_info', self._on_camera_info,
+                  qos_profile_sensor_data), _OVERRIDES_OF_CAMERA_INFO),
+                ((message_type, topic, self._on_image, qos),
+                 QoSOverridingOptions.with_default_policies())):
+            self._subscriptions.append(self._node.create_subscription(
+                *arguments, qos_overriding_options=overrides))
         self._camera_info_topic, self.image_topic = (
             subscription.topic_name for subscription in self._subscriptions)
         self._subscribed = self._last_image = time.monotonic()
@@ -143,11 +153,17 @@ class Camera:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
+        self._activation += 1
+        self.statistics.count_unread()
         self._forget()
+
+    def serves(self, frame: Frame) -> bool:
+        """Tell whether a frame is of the present activation."""
+        return self.is_active and frame.activation == self._activation
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self.statistics.count_received()
-        frame = Frame(self, message, time.monotonic())
+        frame = Frame(self, message, time.monotonic(), self._activation)
         self._last_image, self._is_silent = frame.arrival, False
         self._offer(frame, self.name)
 
@@ -156,13 +172,20 @@ class Camera:
 
     # -- One frame, on the worker ------------------------------------------------------------
 
-    def read(self, frame: Frame, settings: Settings) -> Shot:
+    def read(self, frame: Frame, settings: Settings) -> Shot | None:
         """
         Decode a frame, and scale its CameraInfo, which is published where nothing else is read.
 
+        :returns: None where there is nothing to be inferred.
         :raises ImageError: for an image that cannot be decoded.
         """
-        tasks = self.outputs.wanted_tasks() & set(settings.tasks)
+        if not self.serves(frame):
+            return None
+        if not self.outputs.has_readers():
+            self.statistics.count_unread()
+            return None
+        # Asked once: a reader that comes while the network runs gets the next frame.
+        tasks, has_clouds = self.outputs.image_tasks(), self.outputs.wants_clouds()
         header, start = frame.message.header, time.monotonic()
         compressed = isinstance(frame.message, CompressedImage)
         image = decode_compressed(frame.message) if compressed else decode_image(frame.message)
@@ -170,13 +193,19 @@ class Camera:
         self._check_frame_id(header.frame_id)
         with self._stage('camera_info', stages):
             calibration = self._calibrate(image.shape[:2], settings.input_size)
+            has_clouds = has_clouds and self._has_what_clouds_need(calibration, settings.tasks)
+            tasks = frozenset(tasks | (CLOUD_TASKS if has_clouds else set())) & set(settings.tasks)
             if not tasks:
                 self._publish_camera_info(header, calibration)
-        return Shot(frame, image, frozenset(tasks), calibration, stages)
+                self.statistics.count_unread()
+                return None
+        return Shot(frame, image, tasks, has_clouds, calibration, stages)
 
     def publish(self, shot: Shot, prediction: Prediction, settings: Settings,
                 labels: LabelSet) -> None:
-        """Fill and publish what somebody reads."""
+        """Fill and publish what somebody reads, unless it has been deactivated meanwhile."""
+        if not self.serves(shot.frame):
+            return
         stages = shot.stages | prediction.timings
         with self._stage('fill', stages):
             # Just before the images: what publishing needs is fetched into the caches once then.
@@ -185,7 +214,7 @@ class Camera:
                 prediction.depth *= np.float32(settings.depth_scale)
             self.outputs.publish_images(
                 prediction, shot.tasks, shot.header, settings, labels.palette)
-        if self.outputs.wants_clouds():
+        if shot.has_clouds:
             with self._stage('clouds', stages):
                 self._publish_clouds(shot, prediction, settings, labels.names)
         latency = time.monotonic() - shot.frame.arrival
@@ -207,20 +236,26 @@ class Camera:
         stages[name] = time.monotonic() - start - publishing
         stages['publish'] = stages.get('publish', 0.0) + publishing
 
+    def _has_what_clouds_need(self, calibration: Calibration | None,
+                              tasks: tuple[str, ...]) -> bool:
+        """Tell whether clouds can be made; report what is amiss."""
+        if DEPTH not in tasks:
+            self._report_warning(
+                'clouds', "points and obstacles need depth, which parameter 'tasks' leaves out: "
+                f'[{", ".join(tasks)}]')
+            return False
+        if calibration is not None:
+            return True
+        # One that does not serve has been reported already.
+        if self._camera_info is None and time.monotonic() > self._subscribed + SETTLING:
+            self._report_warning(
+                'clouds', 'points and obstacles need a CameraInfo, and none has come on topic '
+                f"'{self._camera_info_topic}'; have the camera's driver publish it, or remap "
+                'camera_info')
+        return False
+
     def _publish_clouds(self, shot: Shot, prediction: Prediction, settings: Settings,
                         names: tuple[str, ...]) -> None:
-        if prediction.depth is None:
-            self._report_warning(
-                'clouds', "points and obstacles need depth, which parameter 'tasks' leaves out")
-            return
-        if shot.calibration is None:
-            # One that does not serve has been reported already.
-            if self._camera_info is None and time.monotonic() > self._subscribed + SETTLING:
-                self._report_warning(
-                    'clouds', 'points and obstacles need a CameraInfo, and none has come on topic '
-                    f"'{self._camera_info_topic}'; have the camera's driver publish it, or remap "
-                    'camera_info')
-            return
         intrinsics = shot.calibration.intrinsics
         if self.outputs.points.get_subscription_count():
             self._points = points_message(

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+import functools
 import math
 from pathlib import Path
 import threading
@@ -137,9 +138,10 @@ def _image_frames(paths: list[Path], options: SourceOptions,
                   report: Callable[[str], None]) -> Iterator[Frame]:
     """Yield the images in turn; one that cannot be decoded is reported once, then left out."""
     found = len(paths)
+    read = functools.lru_cache(maxsize=1)(read_picture)  # the only one is read once
     while True:
         for path in tuple(paths):
-            image = read_picture(path)
+            image = read(path)
             if image is None:
                 paths.remove(path)
                 report(f"source: '{path}' cannot be decoded and is skipped "

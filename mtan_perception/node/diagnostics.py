@@ -4,6 +4,7 @@
 
 from collections import Counter
 import json
+import math
 import statistics
 import threading
 import time
@@ -27,6 +28,9 @@ class Statistics:
         self._problems: Counter[str] = Counter()
         self._last = {'error': '', 'warning': ''}
         self._logged: dict[str, float] = {}
+        self._last_received = -math.inf
+        self._waiting_since: float | None = None
+        """When the first image came of which there is nothing yet that somebody waits for."""
         self._clear_window()
 
     def count_received(self) -> None:
@@ -34,6 +38,14 @@ class Statistics:
         with self._lock:
             self._received += 1
             self._window_received += 1
+            self._last_received = time.monotonic()
+            if self._waiting_since is None:
+                self._waiting_since = self._last_received
+
+    def count_unread(self) -> None:
+        """Note that nobody waits for anything of a frame."""
+        with self._lock:
+            self._waiting_since = None
 
     def count_published(self, latency: float, stages: dict[str, float]) -> None:
         """
@@ -44,6 +56,7 @@ class Statistics:
         """
         with self._lock:
             self._published += 1
+            self._waiting_since = None
             self._latencies.append(latency)
             for name, seconds in stages.items():
                 self._stages.setdefault(name, []).append(seconds)
@@ -72,10 +85,11 @@ class Statistics:
             self._logged[key] = now
             return True
 
-    def take_report(self) -> tuple[bytes, str, dict[str, str]]:
+    def take_report(self, longest: float) -> tuple[bytes, str, dict[str, str]]:
         """
         Sum up and start the next window.
 
+        :param longest: seconds that an image, and what is published of it, may take to come.
         :returns: level of DiagnosticStatus, message, values.
         """
         with self._lock:
@@ -92,17 +106,22 @@ class Statistics:
                 values[f'{name} (ms)'] = _milliseconds(durations)
             values |= {key: str(count) for key, count in sorted(self._problems.items())}
             values |= {f'last {level}': text for level, text in self._last.items() if text}
-            level, message = self._judge()
+            level, message = self._judge(longest)
             self._clear_window()
         return level, message, values
 
-    def _judge(self) -> tuple[bytes, str]:
+    def _judge(self, longest: float) -> tuple[bytes, str]:
+        now = time.monotonic()
         if self._window_problems['error']:
             return DiagnosticStatus.ERROR, self._last['error']
-        if not self._window_received:
+        if now - self._last_received > longest:
             return DiagnosticStatus.WARN, 'no image arrives'
         if self._window_problems['warning']:
             return DiagnosticStatus.WARN, self._last['warning']
+        if self._waiting_since is not None and now - self._waiting_since > longest:
+            return DiagnosticStatus.WARN, (
+                f'images arrive, but for {now - self._waiting_since:.0f} s nothing has been '
+                'published; see the log')
         return DiagnosticStatus.OK, 'running'
 
     def _clear_window(self) -> None:

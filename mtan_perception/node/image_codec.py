@@ -99,10 +99,11 @@ def decode_compressed(message) -> np.ndarray:
     """
     Decode a sensor_msgs/CompressedImage: JPEG, PNG, whatever OpenCV reads.
 
-    :returns: RGB, uint8, H×W×3.
+    :returns: RGB, uint8, H×W×3, as it is stored: what its EXIF says of turning it would not hold
+        for the camera's calibration and frame.
     :raises ImageError: when the data is empty or not an image.
     """
-    image = decode_picture(message.data)
+    image = decode_picture(message.data, upright=False)
     if image is None:
         raise ImageError(
             f"{len(message.data)} bytes of format '{message.format}' are not an image that OpenCV "

@@ -7,8 +7,11 @@ image topic -> callback keeps the newest -> worker thread: decode, infer, fill, 
 cameras share the engine; what they have ready at one time goes through it together.
 """
 
+from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
+import gc
 import sys
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -17,9 +20,10 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from mtan_perception.inference.devices import free_unused_memory
 from mtan_perception.labels import generic, LabelSet
 from mtan_perception.node import parameters as parameter_table
-from mtan_perception.node.camera import Camera, Frame, Shot
+from mtan_perception.node.camera import Camera, Frame, Shot, SILENCE
 from mtan_perception.node.clouds import select_classes
 from mtan_perception.node.diagnostics import diagnostic_status
 from mtan_perception.node.gravity import Gravity
@@ -32,6 +36,7 @@ from mtan_perception.tasks import SEGMENTATION, select_tasks
 STOP_TIMEOUT = 1.0
 """How long an ending node waits for the frame in flight, in seconds."""
 DIAGNOSTICS_PERIOD = 1.0
+_MAX_GIVEN_BACK = 64
 
 
 class MtanNode(LifecycleNode):
@@ -47,10 +52,13 @@ class MtanNode(LifecycleNode):
         self._settings = parameter_table.declare_parameters(self)
         self._engine = None
         self._failure: str | None = None
-        """Why the last configuration failed, as long as none has succeeded since."""
+        """Why the last transition failed, as long as none of its kind has succeeded since."""
         self._labels: LabelSet | None = None
         self._prepared: tuple | None = None
         """What the engine was last prepared for."""
+        self._given_back: deque[tuple] = deque(maxlen=_MAX_GIVEN_BACK)
+        """For what frames were given back: once, else a backend that cannot keep all for which
+        frames come, and has to build them again and again, would never be given one."""
         self._worker = Worker(self._process)
         self._worker.limit_rate(self._settings.max_rate)
         gravity = Gravity(self)
@@ -64,7 +72,8 @@ class MtanNode(LifecycleNode):
         # Last: the publishers' own qos_overrides parameters would come through it as well.
         self.add_on_set_parameters_callback(self._on_set_parameters)
         if self._settings.autostart:
-            # From the executor, so that the node already answers while it is being configured.
+            # From the executor: others find the node by then. What they ask it waits until it is
+            # configured, but not what ends it.
             self._autostart_timer = self.create_timer(0.0, self._autostart)
         else:
             self.get_logger().info('unconfigured, as autostart is off; to go on: '
@@ -113,12 +122,14 @@ class MtanNode(LifecycleNode):
         try:
             for camera in self._cameras:
                 camera.subscribe(self._settings.image_transport)
+            result = super().on_activate(state)
+            self._publish_labels()
         except Exception as error:
-            self._unsubscribe()
-            self.get_logger().error(f'cannot activate: {error}')
+            self.on_deactivate(state)
+            self._failure = f'cannot activate: {error}'
+            self.get_logger().error(self._failure)
             return TransitionCallbackReturn.FAILURE
-        result = super().on_activate(state)
-        self._publish_labels()
+        self._failure = None
         self.get_logger().info(
             f"active, waiting for images on {', '.join(c.image_topic for c in self._cameras)}")
         return result
@@ -137,13 +148,16 @@ class MtanNode(LifecycleNode):
         """Unsubscribe and free the engine; SUCCESS -> finalized."""
         self._unsubscribe()
         self._release_engine()
-        return TransitionCallbackReturn.SUCCESS
+        return super().on_deactivate(state)  # the publishers
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Go back to where a configuration can start; SUCCESS -> unconfigured."""
+        # What was raised rclpy keeps to itself.
+        self._failure = 'a transition failed; to go on: configure, then activate'
+        self.get_logger().error(self._failure)
         self._unsubscribe()
         self._release_engine()
-        return TransitionCallbackReturn.SUCCESS
+        return super().on_deactivate(state)  # the publishers
 
     def _autostart(self) -> None:
         self.destroy_timer(self._autostart_timer)
@@ -162,6 +176,7 @@ class MtanNode(LifecycleNode):
         _apply_settings(engine, settings)
         engine.warm_up()
         self._labels, self._prepared = labels, None
+        self._given_back.clear()
         return engine
 
     def _warn_about_classes(self) -> None:
@@ -186,7 +201,10 @@ class MtanNode(LifecycleNode):
                 'says how to get weights for a real camera')
 
     def _release_engine(self) -> None:
-        self._engine = None
+        """Let the engine go, and its device's memory once the frame in flight is through."""
+        if self._engine is not None:
+            device, self._engine = self._engine.device, None
+            self._worker.submit(partial(_free_memory, device))
 
     def _wait_for(self, future: Future):
         """
@@ -222,7 +240,7 @@ class MtanNode(LifecycleNode):
         for frame in frames:
             with frame.camera.reporting():
                 shot = frame.camera.read(frame, settings)
-                if shot.tasks:
+                if shot is not None:
                     groups.setdefault(shot.tasks, []).append(shot)
         for tasks, shots in groups.items():
             self._process_shots(tasks, shots, engine, settings)
@@ -235,7 +253,8 @@ class MtanNode(LifecycleNode):
             needs = tasks, settings.input_size, *(image.shape for image in images)
             if needs != self._prepared:  # a camera's first image, say, or another topic is read
                 lacked, self._prepared = engine.prepare(images, tasks), needs
-                if lacked:
+                if lacked and needs not in self._given_back:
+                    self._given_back.append(needs)
                     self._give_back(shots)
                     return
             predictions = engine.infer_batch(
@@ -252,7 +271,7 @@ class MtanNode(LifecycleNode):
     def _give_back(self, shots: list[Shot]) -> None:
         """Take these again, or what has come meanwhile: by now that is what the camera sees."""
         for shot in shots:
-            if shot.camera.is_active:
+            if shot.camera.serves(shot.frame):
                 self._worker.give_back(shot.frame, shot.camera.name)
 
     # -- Parameters and diagnostics ----------------------------------------------------------
@@ -263,7 +282,7 @@ class MtanNode(LifecycleNode):
             self._check_state_allows(parameters)
             settings = self._settings.updated(parameters)
             if self._engine is not None:
-                select_tasks(settings.tasks, self._engine.card.tasks)
+                select_tasks(settings.tasks, self._engine.available_tasks)
                 _check_classes(settings, self._labels)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
@@ -299,8 +318,9 @@ class MtanNode(LifecycleNode):
 
     def _status(self, camera: Camera) -> DiagnosticStatus:
         camera.report_silence()
-        level, message, values = camera.statistics.take_report()
         engine, settings = self._engine, self._settings
+        longest = max(SILENCE, 2 / settings.max_rate if settings.max_rate else 0)
+        level, message, values = camera.statistics.take_report(longest)
         if self._failure is not None:
             level, message = DiagnosticStatus.ERROR, self._failure
         elif not camera.is_active:
@@ -329,6 +349,12 @@ def _apply_settings(engine, settings) -> None:
     engine.depth_range = (
         settings.min_depth / settings.depth_scale, settings.max_depth / settings.depth_scale)
     engine.confidence_threshold = settings.confidence_threshold
+
+
+def _free_memory(device: str) -> None:
+    """Free what an engine that is gone has left behind; on the thread that ran it."""
+    gc.collect()
+    free_unused_memory(device)
 
 
 def _check_classes(settings, labels: LabelSet) -> None:

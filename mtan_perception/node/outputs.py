@@ -78,10 +78,17 @@ class Outputs:
         seconds, self._publishing = self._publishing, 0.0
         return seconds
 
+    def has_readers(self) -> bool:
+        """Tell whether somebody reads anything."""
+        return any(publisher.get_subscription_count() for publisher in (
+            *self._images.values(), *self._camera_infos, self.points, self.obstacles))
+
     def wanted_tasks(self) -> set[str]:
         """Name the tasks of which somebody reads an image or a cloud."""
-        if self.wants_clouds():
-            return set(CLOUD_TASKS)
+        return set(CLOUD_TASKS) if self.wants_clouds() else self.image_tasks()
+
+    def image_tasks(self) -> set[str]:
+        """Name the tasks of which somebody reads an image."""
         return {
             IMAGE_OUTPUTS[topic].task for topic, publisher in self._images.items()
             if publisher.get_subscription_count()}

@@ -188,8 +188,8 @@ class Settings:
     def updated(self, parameters: list[Parameter]) -> 'Settings':
         """Return these settings with the parameters' new values; others' parameters are passed."""
         values = {
-            field_name(parameter.name): _plain(parameter.value) for parameter in parameters
-            if parameter.name in SPECIFICATIONS}
+            field_name(parameter.name): _plain(parameter.name, parameter.value)
+            for parameter in parameters if parameter.name in SPECIFICATIONS}
         return dataclasses.replace(self, **values)
 
 
@@ -212,14 +212,14 @@ def declare_parameters(node: Node) -> Settings:
     :raises ValueError: for values that contradict one another or are no choice.
     """
     return Settings(**{
-        field_name(name): _plain(node.declare_parameter(name, *declaration).value)
+        field_name(name): _plain(name, node.declare_parameter(name, *declaration).value)
         for name, declaration in declarations().items()})
 
 
 def default_settings() -> Settings:
     """Return the values of the table."""
     return Settings(**{
-        field_name(name): _plain(specification.default)
+        field_name(name): _plain(name, specification.default)
         for name, specification in SPECIFICATIONS.items()})
 
 
@@ -235,5 +235,9 @@ def _are_names(names: tuple[str, ...]) -> bool:
         name.isascii() and name.isidentifier() for name in names)
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
+    """Return a parameter's value as Settings has it: a tuple for a list, within its range."""
+    limits = SPECIFICATIONS[name].range
+    if limits is not None:  # of which rclpy lets a float miss a millionth
+        return min(max(value, limits[0]), limits[1])
     return tuple(value) if isinstance(value, list) else value

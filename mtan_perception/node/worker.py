@@ -5,6 +5,7 @@
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+import math
 import threading
 import time
 from typing import Any
@@ -38,7 +39,7 @@ class Worker:
         self._frames: dict[str, Any] = {}
         self._dropped: Counter[str] = Counter()
         self._min_period = 0.0
-        self._last_due = 0.0
+        self._last_due = -math.inf
         self._stopping = False
         self._is_idle = False
         # A daemon: a forward pass in flight must not hold up the end of the process.
@@ -62,11 +63,11 @@ class Worker:
     def offer(self, frame: Any, slot: str = '') -> None:
         """Put a frame into a slot, and let the thread begin with it; blocks for no longer."""
         with self._changed:
-            is_idle = self._is_idle
             self._dropped[slot] += slot in self._frames
             self._frames[slot] = frame
+            is_taken = self._is_idle and self._frame_is_due()
             self._changed.notify()
-        if is_idle:
+        if is_taken:
             # The interpreter is the thread's now. Else it would be shared with what rclpy does to
             # wait for the next message, which takes most of a millisecond.
             time.sleep(_HAND_OVER)
@@ -129,7 +130,8 @@ class Worker:
         """Until the waiting frame is due, in seconds; None, for ever, where there is none."""
         if not self._frames:
             return None
-        return max(0.0, self._last_due + self._min_period - time.monotonic())
+        wait = self._last_due + self._min_period - time.monotonic()
+        return min(max(0.0, wait), threading.TIMEOUT_MAX)
 
     def _take_time(self) -> float:
         """When the frame was due, so that waking late does not add up; now after a pause."""

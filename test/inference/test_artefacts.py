@@ -6,6 +6,8 @@ import json
 import logging
 import os
 from pathlib import Path
+import subprocess
+import sys
 import time
 
 import pytest
@@ -81,6 +83,35 @@ def test_what_a_killed_process_was_building_is_removed(cache):
         os.utime(folder, (time.time() - age,) * 2)
     provide('m', KEY, write('one'))
     assert [folder.exists() for folder in folders] == [False, True]
+
+
+def test_what_a_process_builds_that_has_ended_is_removed(cache):
+    """At the next start, though nothing is built then; while it lives it keeps what it builds."""
+    program = (
+        'import time; from mtan_perception.inference.artefacts import provide\n'
+        'provide("m", {}, lambda path: print("begun", flush=True) or time.sleep(60))')
+    path = provide('m', KEY, write('one'))
+    child = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout.readline() == b'begun\n'
+        folder, = cache.glob('.building-*')
+        os.utime(folder, (time.time() - 7200,) * 2)
+        provide('m', KEY, refuse)
+        assert folder.exists()
+    finally:
+        child.kill()
+        child.communicate(timeout=20)
+    assert provide('m', KEY, refuse) == path
+    assert not folder.exists()
+
+
+def test_whoever_is_slower_leaves_the_other_ones_file():
+    """Two starts at once: the first may be reading it by then."""
+    def build(path):
+        path.write_text('one')
+        other = provide('m', KEY, write('one'))
+        build.number = other.stat().st_ino
+    assert provide('m', KEY, build).stat().st_ino == build.number
 
 
 def test_a_file_whose_time_cannot_be_set_is_used(monkeypatch):

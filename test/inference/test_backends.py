@@ -644,7 +644,7 @@ def test_the_onnx_file_is_kept_and_a_broken_one_replaced(tmp_path, caplog):
             return build_backend('onnxruntime', 'random', 'cpu', 'fp32', 'optical')(
                 x, ('depth',))['depth'].numpy().copy()
     first = depth()
-    assert 'building mtan.onnx for ' in caplog.text and '32x32' in caplog.text
+    assert 'building mtan.onnx' in caplog.text
     assert np.array_equal(depth(), first)
     assert 'building' not in caplog.text
     path, = (tmp_path / 'cache').glob('*/mtan.onnx')

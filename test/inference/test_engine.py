@@ -79,7 +79,7 @@ def copier(request, monkeypatch):
     card = ModelCard({'depth': 1}, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     monkeypatch.setattr('mtan_perception.inference.engine.read_card', lambda weights: card)
     monkeypatch.setattr('mtan_perception.inference.engine.build_backend', lambda *_: Copy())
-    return Engine('copy', 'cpu', input_size=SIZE)
+    return Engine('random', 'cpu', input_size=SIZE)
 
 
 def test_what_further_images_lack_is_prepared_once(image, caplog):

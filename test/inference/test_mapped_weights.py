@@ -65,14 +65,16 @@ def test_a_later_start_folds_nothing(caplog):
 
 def test_pages_that_were_read_are_given_back(cache):
     """While they are read as well, and what is read again is right."""
-    network = optimize_mapped(load(), Convolution, torch.channels_last)
-    path = next(cache.glob('*/weights.bin'))
     expected = OptimizedMTAN(load(), Convolution).state_dict()
+    before = mapped_copy(np.ones(5000))
     with reading_once():
+        network = optimize_mapped(load(), Convolution, torch.channels_last)
+        path = next(cache.glob('*/weights.bin'))
         for _ in range(3):
             for name, tensor in network.state_dict().items():
                 assert torch.equal(tensor, expected[name]), name
     assert resident(path) == 0
+    assert (before == 1).all()
     x = torch.randn(1, 3, 32, 32)
     found = network.logits(x)['depth']
     assert resident(path) > 0
@@ -84,14 +86,17 @@ def test_a_copy_is_mapped_for_as_long_as_it_is_used(cache, dtype):
     """And its pages are given back like those of the weights."""
     cache.mkdir()
     rows = np.arange(3 * 5000, dtype=dtype).reshape(3, 5000)[:, ::2]
-    copy = mapped_copy(rows)
-    path = re.search(rf'{re.escape(str(cache))}/\S+ \(deleted\)',
-                     Path('/proc/self/maps').read_text())[0]
-    assert copy.flags.c_contiguous and copy.dtype == dtype
     with reading_once():
+        copy = mapped_copy(rows)
+        path = re.search(rf'{re.escape(str(cache))}/\S+ \(deleted\)',
+                         Path('/proc/self/maps').read_text())[0]
+        assert copy.flags.c_contiguous and copy.dtype == dtype
         assert np.array_equal(copy, rows)
     assert resident(path) == 0
     assert np.array_equal(copy, rows)
+    with reading_once():  # of others
+        pass
+    assert resident(path) > 0
     del copy
     assert path not in Path('/proc/self/maps').read_text()
 

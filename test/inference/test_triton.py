@@ -321,7 +321,7 @@ def test_choices_are_kept_between_starts(measured, cache, caplog):
     key = {'device': 'made up'}
     choices.keep_choices(key, lambda: choose('layer', {SMALL: 2.0, 'cudnn': 1.0}))
     choices._chosen.clear()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         choices.keep_choices(key, lambda: pytest.fail('it is kept'))
     assert 'cache: ' in caplog.text and list(choices._chosen) == ["cuda:0 'layer'"]
     assert choose('layer', {SMALL: 2.0, 'cudnn': 9.0}) == 9.0 and len(tried) == 2

@@ -7,7 +7,7 @@ import struct
 import sys
 from types import ModuleType, SimpleNamespace
 
-from broken_pictures import BROKEN_PICTURES
+from broken_pictures import BROKEN_PICTURES, on_its_side
 import cv2
 import numpy as np
 import pytest
@@ -209,6 +209,13 @@ def test_compressed(suffix):
     data = cv2.imencode(suffix, image[..., ::-1])[1].tobytes()
     decoded = decode_compressed(SimpleNamespace(format=suffix[1:], data=data))
     np.testing.assert_allclose(decoded.astype(int), image, atol=6)
+
+
+def test_a_message_is_not_turned_upright():
+    """Its calibration and frame are those of the sensor."""
+    jpeg = cv2.imencode('.jpg', np.zeros((16, 32, 3), np.uint8))[1].tobytes()
+    message = SimpleNamespace(format='jpeg', data=on_its_side(jpeg))
+    assert decode_compressed(message).shape == (16, 32, 3)
 
 
 @pytest.mark.parametrize('data', BROKEN_PICTURES.values(), ids=BROKEN_PICTURES.keys())

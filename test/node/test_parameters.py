@@ -83,6 +83,12 @@ def test_an_update_is_taken_as_a_whole_and_leaves_the_original(settings):
     assert updated.input_size == (288, 384)
 
 
+def test_what_rclpy_lets_through_at_the_edge_of_a_range(settings):
+    """It allows for rounding; the engine refuses what lies outside."""
+    updated = settings.updated([Parameter('confidence_threshold', value=1.0000005)])
+    assert updated.confidence_threshold == 1.0
+
+
 def test_changes_by_when_they_are_allowed():
     parameters = [
         Parameter('weights', value='x'), Parameter('max_rate', value=1.0),

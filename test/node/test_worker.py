@@ -142,6 +142,22 @@ def test_the_rate_is_limited_and_the_newest_frame_is_still_the_one_taken(worker,
     assert recorder.frames[-1] - recorder.frames[-2] > 5
 
 
+def test_a_limit_holds_nothing_back_before_the_first_frame_and_nobody_up(worker, recorder):
+    """However long a period is: longer than the machine runs, or than a thread may wait."""
+    recorder.gate.release(1000)
+    worker.limit_rate(1e-12)
+    worker.offer(0)
+    assert recorder.entered.acquire(timeout=5)
+    start = time.monotonic()
+    for frame in range(1, 101):
+        worker.offer(frame)
+    assert time.monotonic() - start < 0.1
+    assert not recorder.entered.acquire(timeout=0.2)
+    worker.limit_rate(0.0)
+    assert recorder.entered.acquire(timeout=5)
+    assert recorder.frames == [0, 100]
+
+
 def test_lifting_the_limit_takes_effect_on_a_waiting_frame(worker, recorder):
     recorder.gate.release(1000)
     worker.limit_rate(0.05)

@@ -3,6 +3,7 @@
 """The perception node as a process of its own, over DDS."""
 
 import array
+from dataclasses import replace
 from functools import partial
 import importlib.util
 import os
@@ -18,10 +19,12 @@ from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 import pytest
 from rcl_interfaces.srv import DescribeParameters
-from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from robot import camera_info, CAMERA_SIZE, MODULE, OUTPUT_SIZE, small, stamp
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
+from mtan_perception.checkpoint import build_network, save_checkpoint
+from mtan_perception.model_card import COMPACT
 from mtan_perception.node.image_codec import decode_image
 
 README = Path(__file__).resolve().parents[2] / 'README.md'
@@ -278,6 +281,46 @@ def test_what_a_camera_needs_is_built_before_its_first_answer(robot, collect, sp
     assert stamp(labels[0]) > 1001 and labels[0].height == 36
 
 
+def test_what_changes_while_a_frame_is_in_the_network(robot, collect, spin_until):
+    """A new reader gets the next one, with all that clouds need; an earlier activation none."""
+    robot.camera_info = camera_info()
+    child = robot.start(input_height=1024, input_width=1024, backend='torch')
+    depth = collect(Image, '/mtan/depth/image_rect')
+    robot.exchange(depth)
+    in_flight = robot.send()
+    robot.pause(0.1)
+    clouds = collect(PointCloud2, '/mtan/points')
+    assert spin_until(lambda: stamp(depth[-1]) == in_flight)
+    robot.pause(0.5)
+    assert in_flight not in map(stamp, clouds)
+    robot.exchange(clouds)
+    in_flight = robot.send()
+    robot.pause(0.1)
+    assert robot.change('deactivate') and robot.change('activate')
+    robot.wait_until_active(child)
+    robot.exchange(depth)
+    assert in_flight not in map(stamp, depth)
+
+
+def test_tasks_that_have_no_topic_are_refused(robot, tmp_path):
+    """Though the weights know them."""
+    card = replace(COMPACT, tasks={'segmentation': 13, 'depth': 1, 'edges': 1})
+    save_checkpoint(tmp_path / 'a.safetensors', build_network(card), card)
+    robot.start(weights=tmp_path / 'a.safetensors', tasks='[segmentation]')
+    refusal = robot.set(tasks=['segmentation', 'edges'])
+    assert not refusal.successful and 'edges' in refusal.reason
+
+
+def test_an_activation_that_fails_leaves_nothing(start_process, robot):
+    start_process(MODULE, *small(autostart=False),
+                  '-p', 'qos_overrides./image.subscription.reliability:=sometimes')
+    assert robot.change('configure')
+    for _ in range(2):
+        assert not robot.change('activate')
+        robot.wait_for_status(DiagnosticStatus.ERROR, 'cannot activate: .')
+    assert robot.spin_until(lambda: robot.camera_infos.get_subscription_count() == 0)
+
+
 @pytest.mark.skipif(not Path('/proc/self/maps').exists(), reason='needs Linux')
 def test_a_node_with_openvino_does_without_torch(robot, spin_until):
     """Which is 500 MiB in memory, and seconds at each start."""
@@ -291,8 +334,11 @@ def test_compressed_input(start_process, robot, collect, spin_until):
     """The remapping of `image` carries over to its compressed transport."""
     start_process(MODULE, *small(image_transport='compressed'), '-r', 'image:=/front/image_raw')
     publisher = robot.node.create_publisher(CompressedImage, '/front/image_raw/compressed', 1)
-    color = collect(Image, '/mtan/segmentation/color')
     assert spin_until(lambda: publisher.get_subscription_count() == 1, 60)
+    publisher.publish(CompressedImage(header=robot.header(), format='jpeg'))
+    assert spin_until(lambda: robot.counts('images received', 1))
+    assert 'last error' not in robot.values(), 'what nobody reads is not decoded'
+    color = collect(Image, '/mtan/segmentation/color')
     red = np.zeros((*CAMERA_SIZE, 3), np.uint8)
     red[..., 2] = 255
     data = array.array('B', cv2.imencode('.jpg', red)[1].tobytes())
@@ -438,3 +484,16 @@ def test_qos_overrides(robot):
     assert depth.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
     (mask,) = robot.node.get_publishers_info_by_topic('/mtan/segmentation/mask')
     assert mask.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+
+
+def test_a_camera_info_that_was_published_once(start_process, robot, collect):
+    """By a driver that keeps it for whoever comes later, which parameters ask for."""
+    publisher = robot.node.create_publisher(CameraInfo, '/once', QoSProfile(
+        depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    publisher.publish(camera_info())
+    infos = collect(CameraInfo, '/mtan/depth/camera_info')
+    start_process(MODULE, *small(), '-r', 'camera_info:=/once',
+                  '-p', 'qos_overrides./once.subscription.durability:=transient_local',
+                  '-p', 'qos_overrides./once.subscription.reliability:=reliable')
+    assert robot.spin_until(lambda: robot.images.get_subscription_count(), 60)
+    robot.exchange(infos)

@@ -125,6 +125,21 @@ def test_a_camera_that_stops_and_one_that_fails_leave_the_other_alone(
     front.exchange(depth['front'])
 
 
+def test_more_sets_of_tasks_than_models_are_kept(ros_node, spin_until, start_process, collect):
+    """Each has to be built again and again: slow, but nobody goes without."""
+    pytest.importorskip('onnxruntime')
+    topics = ['segmentation/mask'], ['depth/image_rect'], ['normal/image'], [
+        'depth/image_rect', 'normal/image']
+    cameras = [Robot(ros_node, spin_until, start_process, name) for name in 'abcd']
+    images = [collect(Image, f'/mtan/{camera}/{topic}')
+              for camera, some in zip('abcd', topics, strict=True) for topic in some]
+    child = cameras[0].start(cameras='[a, b, c, d]', backend='onnxruntime')
+    for camera in cameras:
+        camera.wait_until_active(child)
+    ros_node.create_timer(0.2, lambda: [camera.send() for camera in cameras])
+    assert spin_until(lambda: all(images), 40), [len(some) for some in images]
+
+
 def test_the_network_itself_serves_both(cameras, collect):
     """Two images of two shapes, through the real engine: each output has its own image's."""
     clouds = {name: collect(PointCloud2, f'/mtan/{name}/points') for name in cameras}

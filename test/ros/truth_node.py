@@ -23,7 +23,7 @@ class TruthEngine:
 
     def __init__(self, weights, device, precision, **_):
         self.card, self.device, self.precision = COMPACT, device, precision
-        self.backend = 'none'
+        self.available_tasks, self.backend = tuple(COMPACT.tasks), 'none'
         self._rooms = {}
 
     def warm_up(self):

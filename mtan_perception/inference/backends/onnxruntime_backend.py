@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from mtan_perception import __version__
-from mtan_perception.inference import convolution, export, optimize, postprocess
-from mtan_perception.inference.artefacts import code_hash, provided
+from mtan_perception.inference.artefacts import code_hash, NETWORK_SOURCES, provided
 from mtan_perception.inference.backends.half_precision import fit_precision
 from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.backends.torch_images import TorchImages
@@ -102,7 +101,7 @@ class ONNXRuntimeBackend:
     def _build(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Any:
         network = FinishedNetwork(self._network, size, tasks, self._axes, None)
         key = {'weights': self._weights, 'mtan_perception': __version__,
-               'code': code_hash(convolution, export, optimize, postprocess),
+               'code': code_hash(*NETWORK_SOURCES),
                'torch': torch.__version__, 'onnxruntime': self._runtime.__version__,
                'device': _describe(self._device), 'precision': self.precision,
                'axes': self._axes, 'size': f'{size[0]}x{size[1]}', 'tasks': '+'.join(tasks)}

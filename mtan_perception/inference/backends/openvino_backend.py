@@ -14,22 +14,21 @@ from typing import Any, NamedTuple, TYPE_CHECKING
 import numpy as np
 
 import mtan_perception
-from mtan_perception.inference.artefacts import file_hash, provided
+from mtan_perception.inference.artefacts import code_hash, NETWORK_SOURCES, provided
 from mtan_perception.inference.backends.latest_used import LatestUsed
 from mtan_perception.inference.backends.openvino_builder import write_model
 from mtan_perception.inference.devices import uses_matrix_units
-from mtan_perception.inference.errors import BackendError, EngineError
+from mtan_perception.inference.errors import BackendError
 from mtan_perception.inference.images import IMAGES
 from mtan_perception.inference.mapped_files import reading_once
-from mtan_perception.model_card import locate
+from mtan_perception.inference.weights_file import WeightsFile
 
 if TYPE_CHECKING:
     from mtan_perception.inference.backends.torch_backend import TorchBackend
 
 _LOGGER = logging.getLogger(__name__)
 
-_PACKAGE = Path(mtan_perception.__file__).parent
-_SOURCES = ('checkpoint.py', 'network/*.py', 'inference/*.py', 'inference/backends/openvino_*.py')
+_SOURCES = (*NETWORK_SOURCES, 'inference/backends/openvino_*.py')
 """What a model depends on, but for the weights."""
 
 # Each compiled model holds weights of its own: keep those of the last few sizes and sets of tasks.
@@ -55,8 +54,9 @@ class OpenVINOBackend:
     into this one. The first size and tasks are built at once, and what `prepare` is called for.
     Others are built aside when they come a second time; meanwhile a model of that size with more
     tasks runs them, or else torch: no frame waits for a model, and none is built for a photograph
-    that is the only one of its size. So it stays where more sizes and tasks are in use than models
-    are kept.
+    that is the only one of its size, but that the first of such a size may have to wait until
+    torch is loaded. So it stays where more sizes and tasks are in use than models are kept, and
+    for what cannot be built aside.
 
     :param weights: see mtan_perception.checkpoint.load_network; they are read when a model is
         written, which raises its errors, and EngineError if the file is another by then.
@@ -81,12 +81,13 @@ class OpenVINOBackend:
                                f'not on {device} in {precision}')
         self.images = OpenVINOImages
         self.precision, self._axes = precision, axes
-        self._weights = 'random' if str(weights) == 'random' else str(locate(weights).absolute())
-        self._weights_state = self._state_of_weights()
+        self._weights = WeightsFile(weights)
         self._factory = _fastest(precision)
         self._torch: TorchBackend | None = None
         self._models: LatestUsed[_Model] = LatestUsed(_MAX_MODELS)
         self._seen: set[tuple] = set()
+        self._refused: set[tuple] = set()
+        """What could not be built beside others."""
         self._calls = 0
         self._last_calls: dict[tuple, int] = {}
         """By size and tasks, the call that last used the model."""
@@ -113,8 +114,8 @@ class OpenVINOBackend:
         from mtan_perception.checkpoint import load_network
         from mtan_perception.inference.backends.torch_backend import TorchBackend
         if self._torch is None:
-            self._check_weights()
-            self._torch = TorchBackend(lambda: load_network(self._weights)[0],
+            self._weights.check()
+            self._torch = TorchBackend(lambda: load_network(self._weights.name)[0],
                                        torch.device('cpu'), self.precision, self._axes)
         return {name: image.numpy() for name, image in self._torch(
             torch.from_numpy(x), tasks).items()}
@@ -122,7 +123,7 @@ class OpenVINOBackend:
     def prepare(self, shape: tuple[int, ...], tasks: tuple[str, ...]) -> bool:
         """Build for a shape, unless a model runs it already or would lose its place to it."""
         key = tuple(shape[-2:]), tasks
-        if self._able(*key) or not self._has_room():
+        if self._able(*key) or key in self._refused or not self._has_room():
             return False
         if self._building is not None and self._building[0] == key:
             self._take_over_building()
@@ -154,7 +155,7 @@ class OpenVINOBackend:
             self._take_over_building()
         elif key not in self._seen:
             self._seen.add(key)
-        elif self._building is None and self._has_room():
+        elif self._building is None and key not in self._refused and self._has_room():
             self._building = key, self._builder.submit(self._compile, *key)
 
     def _take_over_building(self) -> None:
@@ -163,9 +164,18 @@ class OpenVINOBackend:
         self._take_over(*built)
 
     def _take_over(self, key: tuple, model: Future) -> None:
-        """Keep a model, once it is built, as one that is in use."""
+        """Keep a model, once it is built, as one that is in use; without it others go on."""
+        try:
+            built = model.result()
+        except BackendError as error:
+            if not self._models:
+                raise
+            _LOGGER.warning('%s; going on without a model of its own', error)
+            self._refused.add(key)
+            return
         self._last_calls[key] = self._calls
-        self._models.use(key, model.result)
+        self._models.use(key, lambda: built)
+        self._torch = None  # as large again, and this may be what it ran
 
     def _has_room(self) -> bool:
         """Tell whether one more model would take the place of none that is in use."""
@@ -182,7 +192,7 @@ class OpenVINOBackend:
             read_model,
             rounds_products,
         )
-        self._check_weights()
+        self._weights.check()
         _LOGGER.info('openvino: building %s at %dx%d ...', ', '.join(tasks), *size)
         start = time.perf_counter()
         try:
@@ -202,32 +212,14 @@ class OpenVINOBackend:
         _LOGGER.info('openvino: built in %.1f s', time.perf_counter() - start)
         return _Model(compiled.create_infer_request(), weights)
 
-    def _state_of_weights(self) -> tuple[int, ...] | None:
-        """Return what changes when the weights file is written to or replaced."""
-        if self._weights == 'random':
-            return None
-        try:
-            state = os.stat(self._weights)
-        except OSError:
-            return None
-        return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
-
-    def _check_weights(self) -> None:
-        """Refuse what another network may be in by now: one engine gives the results of one."""
-        if self._state_of_weights() != self._weights_state:
-            raise EngineError(f'weights: {self._weights} has changed since it was first read; '
-                              'restart, so that all is computed by the same network')
-
     def _write(self, size: tuple[int, int], tasks: tuple[str, ...], path: Path) -> None:
         write_model(path, self._weights, self._factory, size, tasks, self._axes,
                     self.precision == 'fp32')
 
     def _key(self, size: tuple[int, int], tasks: tuple[str, ...]) -> Mapping[str, str]:
         import openvino
-        sources = sorted(path for pattern in _SOURCES for path in _PACKAGE.glob(pattern))
-        is_random = self._weights == 'random'
-        return {'weights': 'random' if is_random else file_hash(Path(self._weights)),
-                'mtan_perception': mtan_perception.__version__, 'code': file_hash(*sources),
+        return {'weights': self._weights.digest, 'mtan_perception': mtan_perception.__version__,
+                'code': code_hash(*_SOURCES),
                 'openvino': openvino.__version__, 'convolutions': self._factory,
                 'precision': self.precision, 'axes': self._axes,
                 'size': f'{size[0]}x{size[1]}', 'tasks': '+'.join(tasks)}

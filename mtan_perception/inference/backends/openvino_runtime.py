@@ -68,15 +68,24 @@ def save_model(model: openvino.Model, path: Path) -> None:
     try:
         openvino.save_model(model, os.fspath(path), compress_to_fp16=False)
     except RuntimeError as error:
-        raise OSError(f'openvino: {in_one_line(error)}') from error
+        raise OSError(f'{path}: openvino cannot write it, for want of space perhaps: '
+                      f'{in_one_line(error)}') from error
 
 
 def read_model(path: Path) -> tuple[openvino.Model, np.ndarray]:
-    """Return what `save_model` wrote, and its mapped weights: keep them while it is used."""
+    """
+    Return what `save_model` wrote, and its mapped weights: keep them while it is used.
+
+    :raises OSError: if they are not there.
+    :raises BackendError: with OpenVINO's reason.
+    """
     with open(path.with_suffix('.bin'), 'rb') as file:
         weights = map_file(file, np.uint8)
-    return openvino_core().read_model(
-        path.read_bytes(), openvino.Tensor(weights, weights.shape, openvino.Type.u8)), weights
+    try:
+        return openvino_core().read_model(
+            path.read_bytes(), openvino.Tensor(weights, weights.shape, openvino.Type.u8)), weights
+    except RuntimeError as error:
+        raise BackendError(f'openvino cannot read {path}: {in_one_line(error)}') from error
 
 
 def rounds_products(compiled: openvino.CompiledModel) -> bool:

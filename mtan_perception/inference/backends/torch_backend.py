@@ -13,7 +13,7 @@ from mtan_perception.inference.backends.cuda_graphs import CudaGraphs
 from mtan_perception.inference.backends.half_precision import DTYPES, fit_precision
 from mtan_perception.inference.backends.torch_images import TorchImages
 from mtan_perception.inference.convolution import cpu_convolution
-from mtan_perception.inference.errors import BackendError
+from mtan_perception.inference.errors import BackendError, first_line
 from mtan_perception.inference.mapped_weights import optimize_mapped
 from mtan_perception.inference.postprocess import finish
 from mtan_perception.network import MTANDeepLabv3
@@ -93,7 +93,7 @@ def _compile(run: Callable, built: set[tuple[tuple[int, ...], tuple[str, ...]]])
         try:
             images = compiled(x, tasks)
         except TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
         else:
             if key not in built:
                 built.add(key)

@@ -45,7 +45,6 @@ class TritonBackend:
 
             from mtan_perception.inference.backends import (
                 triton_choices,
-                triton_kernels,
                 triton_layers,
             )
             from mtan_perception.inference.backends.triton_network import FusedMTAN
@@ -62,7 +61,7 @@ class TritonBackend:
         if misfit is not None:
             raise BackendError(f'{misfit} out of the range of {precision}')
         key = {'network': _shapes(optimized), 'precision': precision,
-               'code': code_hash(triton_choices, triton_kernels, triton_layers),
+               'code': code_hash('inference/backends/triton_*.py'),
                'torch': torch.__version__, 'triton': triton.__version__,
                'cudnn': str(torch.backends.cudnn.version()),
                'device': f'{torch.cuda.get_device_name(device)} as {device}'}
