@@ -7,6 +7,7 @@ Foreign checkpoints of the same network are read as tensors alone, never unpickl
 """
 
 from collections.abc import Mapping
+import itertools
 import os
 from pathlib import Path
 import pickle
@@ -167,20 +168,34 @@ def _storable(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.contiguous()
 
 
+_MAX_PROBLEMS = 5
+"""So many of a kind are named: of another network hundreds do not fit."""
+
+
 def _check_tensors(path: Path, found: Mapping[str, Any], expected: Mapping[str, Tensor],
                    remedy: str) -> None:
-    problems = [f'unknown: {name}' for name in found if name not in expected]
-    problems += [f'missing: {name} {tuple(tensor.shape)}'
-                 for name, tensor in expected.items() if name not in found]
+    unknown = [f'unknown: {name}' for name in found if name not in expected]
+    missing = [f'missing: {name} {tuple(tensor.shape)}'
+               for name, tensor in expected.items() if name not in found]
+    mis_shaped = []
     for name, tensor in expected.items():
         value = found.get(name, tensor)
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         if shape != tuple(tensor.shape):
-            problems.append(f'mis-shaped: {name} {shape}, expected {tuple(tensor.shape)}')
-    if problems:
+            mis_shaped.append(f'mis-shaped: {name} {shape}, expected {tuple(tensor.shape)}')
+    problems = [unknown, missing, mis_shaped]
+    if any(problems):
         raise CheckpointError('\n  '.join([
-            f'{path}: {len(problems)} of its tensors do not fit the network. {remedy}.',
-            *problems]))
+            f'{path}: {sum(map(len, problems))} of its tensors do not fit the network. {remedy}.',
+            *itertools.chain.from_iterable(map(_shortened, problems))]))
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    """Return the first few problems of a kind, and how many more there are."""
+    more = len(problems) - _MAX_PROBLEMS
+    if more <= 1:
+        return problems
+    return [*problems[:_MAX_PROBLEMS], f'... and {more} more {problems[0].partition(":")[0]}']
 
 
 def _load_tensors(path: Path) -> Any:

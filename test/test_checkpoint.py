@@ -278,6 +278,16 @@ def test_import_of_a_wrapped_checkpoint_without_counters(checkpoint_file, key):
     assert numbers(state)['trunk.conv1.weight'] == numbers(source)['module.shared_conv.0.weight']
 
 
+def test_of_another_network_only_the_first_are_listed(checkpoint_file):
+    """Of each kind, so that what they have in common is seen."""
+    source = {f'other.{name}': tensor for name, tensor in reference_state().items()}
+    with pytest.raises(CheckpointError) as caught:
+        import_reference(checkpoint_file(source), NYUV2_TASKS)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 1 + 2 * 6
+    assert re.search(r'\.\.\. and \d{3} more unknown', lines[6])
+
+
 def test_everything_that_does_not_fit_is_listed_at_once(checkpoint_file):
     source = reference_state()
     del source['shared_conv.0.weight'], source['decoders.1.4.bias']
@@ -302,7 +312,7 @@ def test_wrong_tasks_show_as_shapes(checkpoint_file):
     path = checkpoint_file(reference_state())
     with pytest.raises(CheckpointError, match=r'decoders\.0\.4\.bias \(13,\), expected \(40,\)'):
         import_reference(path, {**NYUV2_TASKS, 'segmentation': 40})
-    with pytest.raises(CheckpointError, match=r'unknown: decoders\.2\.4\.bias'):
+    with pytest.raises(CheckpointError, match=r'unknown: encoder_att_1\.2\.0\.weight'):
         import_reference(path, {'segmentation': 13, 'depth': 1})
 
 

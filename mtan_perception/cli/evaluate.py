@@ -190,7 +190,7 @@ def _watch(args: argparse.Namespace):
     from mtan_perception.training.evaluation import Evaluation
     wanted = parse_names(args.tasks)
     tasks = select_tasks(NYUV2_TASKS if wanted is None else wanted, NYUV2_TASKS)
-    print(f'watching the graph for {args.seconds:g} s', flush=True)
+    print(f'watching the graph for {args.seconds:g} s from its first frame on', flush=True)
     evaluation = Evaluation({task: NYUV2_TASKS[task] for task in tasks})
     for moment in live_moments(tasks, args.seconds, args.limit):
         name = f'frame {evaluation.count}'

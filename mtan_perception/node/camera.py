@@ -5,6 +5,7 @@
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+import os
 import time
 from typing import NamedTuple
 
@@ -37,6 +38,9 @@ from mtan_perception.tasks import DEPTH
 
 SILENCE = 5.0
 """Seconds without an image after which somebody should know."""
+_IMAGE, _COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
+_PROFILES = frozenset(('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'))
+"""Which name Fast DDS reads depends on its version."""
 SETTLING = 1.0
 """For so many seconds after its start nothing that has yet to come is missed."""
 # Its durability, too: some drivers publish it once, for whoever comes later.
@@ -129,7 +133,8 @@ class Camera:
         # Resolved first, so that remapping `image` carries over to its compressed transport.
         topic = self._node.resolve_topic_name(f'{prefix}image')
         message_type = Image
-        if image_transport == 'compressed':
+        self._is_compressed = image_transport == 'compressed'
+        if self._is_compressed:
             topic, message_type = f'{topic}/compressed', CompressedImage
         qos = QoSProfile(
             depth=1, reliability=qos_profile_sensor_data.reliability,
@@ -343,13 +348,32 @@ class Camera:
             return
         self._is_silent = time.monotonic() > self._last_image + SILENCE
         if self._is_silent:
-            count = self._node.count_publishers(self.image_topic)
-            remedy = ('see whether they publish, and whether large images get through: Fast DDS '
-                      'needs config/fastdds.xml for that (docs/topics.md)' if count
-                      else 'start the camera, or remap image')
+            types = [publisher.topic_type for publisher in
+                     self._node.get_publishers_info_by_topic(self.image_topic)]
             self._report_warning(
                 'no image', f"no image has come on topic '{self.image_topic}' for {SILENCE:g} s, "
-                f'which has {count} publisher(s); {remedy}')
+                f'which has {len(types)} publisher(s); {self._remedy_of_silence(types)}')
+
+    def _remedy_of_silence(self, types: list[str]) -> str:
+        """Say what to do; `types` are those of the topic's publishers."""
+        name = f'{self.name}/image' if self.name else 'image'
+        base = self.image_topic.removesuffix('/compressed')
+        if not types and base.endswith('/compressed'):
+            return (f"remap {name} to '{base.removesuffix('/compressed')}': image_transport "
+                    "'compressed' adds /compressed to it")
+        if not types:
+            return f'start the camera, or remap {name}'
+        if _COMPRESSED in types and not self._is_compressed and base != self.image_topic:
+            return (f"they publish {_COMPRESSED}: set parameter 'image_transport' to 'compressed' "
+                    f"and remap {name} to '{base}'")
+        wanted = _COMPRESSED if self._is_compressed else _IMAGE
+        if wanted not in types:
+            return f'they publish {", ".join(sorted(set(types)))}, and {wanted} is needed'
+        remedy = 'see whether they publish'
+        if not _PROFILES.isdisjoint(os.environ):
+            return remedy
+        return (f'{remedy}, and whether large images get through: Fast DDS needs '
+                'config/fastdds.xml for that (docs/topics.md)')
 
     @contextmanager
     def reporting(self) -> Iterator[None]:

@@ -29,6 +29,7 @@ from mtan_perception.node.camera_sources import (
     Source,
     SourceError,
     SourceOptions,
+    without_password,
 )
 from mtan_perception.node.image_codec import append_bytes, encode_image
 from mtan_perception.node.process import leave, spin, start
@@ -126,7 +127,7 @@ class CameraNode(Node):
             import torch  # the one source that computes
             torch.set_num_threads(self._value('render_threads'))
         pace = f'{source.rate:g} Hz' if source.rate else "the camera's own rate"
-        self.get_logger().info(f"source '{name}' at {pace}")
+        self.get_logger().info(f"source '{without_password(name)}' at {pace}")
         return source
 
     def _create_publishers(self) -> None:
@@ -171,6 +172,8 @@ class CameraNode(Node):
         """Publish each prepared frame in its time, until the source or the node ends."""
         try:
             period = 0.0 if self._source.live or not self._source.rate else 1 / self._source.rate
+            if not self._source.live and not self._value('loop'):
+                self._wait_for_reader()
             pace = Pace(period)
             while (frame := self._get()) is not None:
                 if self._stop.wait(pace.wait_time()):
@@ -188,6 +191,18 @@ class CameraNode(Node):
                 self._fail(f'cannot publish: {type(error).__name__}: {error}')
         finally:
             self.finished.set()
+
+    def _wait_for_reader(self) -> None:
+        """Wait until somebody reads what comes, none of which comes twice."""
+        publishers = [self._image, self._compressed, self._camera_info,
+                      *(publisher for publisher, _ in self._truth.values())]
+
+        def is_read() -> bool:
+            return any(publisher.get_subscription_count() for publisher in publishers)
+        if not is_read():
+            self.get_logger().info('waiting for a subscriber: without `loop` no image comes twice')
+        while not (is_read() or self._stop.is_set()):
+            self._stop.wait(0.05)
 
     def _get(self) -> Frame | None:
         while not self._stop.is_set():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import functools
 import math
 from pathlib import Path
+import re
 import threading
 import time
 
@@ -216,10 +217,26 @@ def camera_frames(device: int | str, options: SourceOptions, stop: threading.Eve
             yield Frame(fit(image, options.width, options.height), 'bgr8')
         capture.release()
         if not stop.is_set():
-            report(f"source: camera '{device}' gives no images; check that it is plugged in and "
-                   f'free. Trying again in {wait:g} s')
+            report(f"source: camera '{without_password(device)}' gives no images; "
+                   f'{_remedy(device)}. Trying again in {wait:g} s')
             stop.wait(wait)
             wait = min(2 * wait, 10.0)
+
+
+def without_password(source: int | str) -> str:
+    """Return the source's name for a log, which others read."""
+    return re.sub(r'(?<=://)[^/@]*@', '', str(source))
+
+
+def _remedy(device: int | str) -> str:
+    """Return what to do where a camera gives no images."""
+    if '://' in str(device):
+        return 'check its address, and that it can be reached from here'
+    path = Path(f'/dev/video{device}' if isinstance(device, int) else device)
+    if path.exists() or not Path('/dev').is_dir():
+        return 'check that it is free, and that you may read it (group video)'
+    found = sorted(map(str, path.parent.glob('video*')))
+    return f'there is no {path} (found: {", ".join(found) or "none"}); plug it in'
 
 
 def _synthetic_frames(options: SourceOptions, rate: float) -> Iterator[Frame]:

@@ -36,8 +36,10 @@ class Gravity:
         if not base_frame:
             return None, None
         if tf2_ros is None:
-            return None, ('tf2_ros is not installed, so up is fitted to the floor in view; '
-                          "install it, or set 'obstacles.base_frame' to ''")
+            self._node.get_logger().warning(
+                'tf2_ros is not installed, so up is fitted to the floor in view; install it, or '
+                "set parameter 'obstacles.base_frame' to an empty text", once=True)
+            return None, None
         self._start_to_listen()
         link = f"from '{camera_frame}' to '{base_frame}'"
         plane, late = self._look_up(camera_frame, base_frame, Time.from_msg(stamp))

@@ -3,6 +3,7 @@
 """How a node's process runs and ends."""
 
 from collections.abc import Callable, Mapping
+import difflib
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import rclpy
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.utilities import try_shutdown
+from rclpy.utilities import remove_ros_args, try_shutdown
 
 from mtan_perception.node import programs
 
@@ -53,6 +54,7 @@ def start(name: str, make: Callable[[], AnyNode], args: list[str] | None,
         rclpy.init(args=args)
         begun = True
         node = make()
+        _warn_about_what_is_ignored(node, remove_ros_args(args)[1:])
         programs.begin()
         return node
     except KeyboardInterrupt:
@@ -63,6 +65,23 @@ def start(name: str, make: Callable[[], AnyNode], args: list[str] | None,
             print(f'{name}: cannot start: {error}', file=sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in `leave`
     _end(exit_code)
+
+
+def _warn_about_what_is_ignored(node: Node, arguments: list[str]) -> None:
+    """Say so where an argument or a parameter's name does nothing: it may be misspelt."""
+    logger = node.get_logger()
+    if arguments:
+        logger.warning(f"ignored: {' '.join(arguments)}; what is for ROS comes after --ros-args")
+    # Those of qos_overrides are declared with their topics, some of them later.
+    for name in sorted(getattr(node, '_parameter_overrides', ())):
+        if node.has_parameter(name) or name.startswith('qos_overrides.'):
+            continue
+        close = difflib.get_close_matches(name, node.get_parameters_by_prefix(''), 1)
+        if close:
+            logger.warning(f"parameter '{name}' is not known, so it is ignored; "
+                           f"did you mean '{close[0]}'?")
+        else:  # perhaps another node's, in a file for all of them
+            logger.info(f"parameter '{name}' is not known, so it is ignored")
 
 
 def describe(name: str, parameters: Parameters) -> str:

@@ -4,6 +4,7 @@
 
 import itertools
 import math
+from pathlib import Path
 import threading
 import time
 
@@ -172,8 +173,24 @@ def test_camera_is_opened_again_after_it_was_unplugged():
     assert len(list(itertools.islice(frames, 5))) == 5
     assert time.monotonic() - start >= 1.0  # waited 0.5 s before each new attempt
     assert len(reports) == 2 and all("'/dev/video7'" in report for report in reports)
+    assert Path('/dev/video7').exists() or all(
+        'there is no /dev/video7 (found: ' in report for report in reports)
     assert cameras[1].settings == {
         cv2.CAP_PROP_FRAME_WIDTH: 32, cv2.CAP_PROP_FRAME_HEIGHT: 24}
+
+
+def test_a_stream_that_is_not_there_keeps_its_password():
+    reports = []
+    stop = threading.Event()
+
+    def report(text):
+        reports.append(text)
+        stop.set()
+    frames = camera_frames('rtsp://bob:secret@host:1/x', SourceOptions(), stop, report,
+                           open_capture=lambda device: Camera(0))
+    assert not list(frames)
+    assert reports[0].startswith("source: camera 'rtsp://host:1/x' gives no images; check its "
+                                 'address')
 
 
 def test_camera_drops_what_is_above_the_rate_and_stops():

@@ -99,8 +99,12 @@ def test_folder_in_order_at_its_rate(folder, start_process, collect, spin_until)
     assert len(skipped) == 1 and 'cannot be decoded' in skipped[0]
 
 
-def test_ended_source_ends_the_node(folder, start_process):
+def test_ended_source_ends_the_node(folder, start_process, collect, spin_until):
+    """Which waits for somebody to see it."""
     camera = start_process(MODULE, *parameters(source=folder, rate=50.0, loop='false'))
+    assert camera.wait_for_line('waiting for a subscriber', 20)
+    images = collect(Image, '/image_raw')
+    assert spin_until(lambda: images)
     assert camera.wait(20) == 0
     assert 'the source has ended' in camera.output and 'Traceback' not in camera.output
 

@@ -427,6 +427,34 @@ def test_bad_images_are_named_counted_and_survived(robot, collect, spin_until):
     assert 1 <= len(logged) < len(BAD_IMAGES), 'errors are throttled, not silent'
 
 
+def test_images_of_another_type_than_is_subscribed_to(start_process, robot):
+    """The remedy is that, and not the middleware's."""
+    robot.node.create_publisher(CompressedImage, '/front/image_raw/compressed', 1)
+    robot.node.create_publisher(CameraInfo, '/odd', 1)
+    compressed, image = (f'sensor_msgs/msg/{name}' for name in ('CompressedImage', 'Image'))
+    topic = '/front/image_raw/compressed'
+    children = [
+        (start_process(MODULE, *small(image_transport=transport), '-r', f'image:={topic}'), text)
+        for topic, transport, text in (
+            (topic, 'raw', f"they publish {compressed}: set parameter 'image_transport' to "
+             "'compressed' and remap image to '/front/image_raw'"),
+            (topic, 'compressed', "0 publisher(s); remap image to '/front/image_raw': "
+             "image_transport 'compressed' adds /compressed to it"),
+            ('/odd', 'raw', f'they publish sensor_msgs/msg/CameraInfo, and {image} is needed'))]
+    for child, text in children:
+        assert text in (child.wait_for_line('no image has come', 60) or child.output)
+
+
+def test_what_is_ignored_is_named(start_process):
+    child = start_process(MODULE, 'max_rate:=5.0', *small(input_hight=480, nosuch=3))
+    assert child.wait_for_line('active', 40)
+    for text in ("parameter 'input_hight' is not known, so it is ignored; did you mean "
+                 "'input_height'?", "parameter 'nosuch' is not known, so it is ignored",
+                 'ignored: max_rate:=5.0; what is for ROS comes after --ros-args'):
+        assert text in child.output
+    assert child.output.count('is ignored') == 2
+
+
 def test_camera_info_that_does_not_fit(robot, collect):
     depth = collect(Image, '/mtan/depth/image_rect')
     infos = collect(CameraInfo, '/mtan/depth/camera_info')
