@@ -114,6 +114,16 @@ def test_a_process_that_ends_without_a_word(monkeypatch, tmp_path):
         write(tmp_path / 'm.xml')
 
 
+def test_a_ctrl_c_while_it_is_written(monkeypatch, tmp_path):
+    """It reaches both processes; no other backend is to begin then."""
+    program = tmp_path / 'python'
+    program.write_text('#!/bin/sh\nkill -INT $$\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, 'executable', str(program))
+    with pytest.raises(EngineError, match='interrupted'):
+        Engine('random', 'cpu', input_size=(32, 40), backend='openvino').warm_up()
+
+
 def test_a_model_that_cannot_be_built_beside_another(monkeypatch, caplog):
     """As where there is no memory for its process: the one that is there goes on."""
     engine = Engine('random', 'cpu', input_size=(64, 64))

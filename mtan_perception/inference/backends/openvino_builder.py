@@ -12,12 +12,13 @@ import json
 import logging
 import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
 
 import mtan_perception
 from mtan_perception.inference.artefacts import artefact_folder
-from mtan_perception.inference.errors import BackendError, in_one_line
+from mtan_perception.inference.errors import BackendError, EngineError, in_one_line
 from mtan_perception.inference.weights_file import WeightsFile
 from mtan_perception.model_card import CheckpointError
 from mtan_perception.processes import end_with_parent
@@ -36,6 +37,7 @@ def write_model(path: Path, weights: WeightsFile, factory: str, size: tuple[int,
     :raises mtan_perception.model_card.CheckpointError: for weights that cannot be read, or are
         others by then.
     :raises OSError: if the files cannot be written.
+    :raises EngineError: if a Ctrl-C has ended it: then nothing is to take its place.
     :raises BackendError: with the reason, for all else.
     """
     root = os.fspath(Path(mtan_perception.__file__).parents[1])
@@ -49,10 +51,11 @@ def write_model(path: Path, weights: WeightsFile, factory: str, size: tuple[int,
              is_exact])],
         # Python looks for modules there first: it has none.
         cwd=path.parent, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-        # A Ctrl-C is for who asked, and whether this goes on is that process's decision.
-        env=environment, start_new_session=True, check=False)
+        env=environment, check=False)
     if done.returncode == 0:
         return
+    if done.returncode == -signal.SIGINT:  # a Ctrl-C, for whoever asked as well
+        raise EngineError('openvino: interrupted while it built the network')
     try:
         kind, reason = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
@@ -84,6 +87,7 @@ def main() -> None:
     """Write what the arguments say; on failure the output's last line says why."""
     parent, what = sys.argv[1:]
     end_with_parent(int(parent))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends it without a traceback
     logging.basicConfig(format='%(message)s')  # warnings, to the standard error of who asked
     try:
         _write(*json.loads(what))
