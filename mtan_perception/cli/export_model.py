@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from mtan_perception.checkpoint import load_network
     from mtan_perception.geometry import INPUT_LIMITS
     from mtan_perception.inference.convolution import Convolution
-    from mtan_perception.inference.export import EXPORTERS, FACTORIES, FinishedNetwork
+    from mtan_perception.inference.export import EXPORTERS, FACTORIES, FinishedNetwork, notes_of
     from mtan_perception.inference.optimize import OptimizedMTAN
     from mtan_perception.tasks import DEPTH, NYUV2_TASKS, select_tasks
     write, suffix = EXPORTERS[args.format]
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     tasks = select_tasks(available if wanted is None else wanted, available)
     finished = FinishedNetwork(
         OptimizedMTAN(network, FACTORIES.get(args.format, Convolution)), size, tasks,
-        card.normal_axes, (card.mean, card.std))
+        card.normal_axes, (card.mean, card.std), notes_of(card, tasks))
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write(finished, args.out)

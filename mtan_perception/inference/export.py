@@ -8,11 +8,13 @@ outputs are those of mtan_perception.inference.postprocess.finish: `label`, `pro
 `depth` and `normal`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import json
 import os
 from pathlib import Path
 import shutil
 import tempfile
+from types import MappingProxyType
 import warnings
 
 import torch
@@ -22,8 +24,12 @@ from mtan_perception.files import written_whole
 from mtan_perception.inference.convolution import tiled_convolution
 from mtan_perception.inference.optimize import OptimizedMTAN
 from mtan_perception.inference.postprocess import finish
+from mtan_perception.model_card import ModelCard
+from mtan_perception.tasks import DEPTH, SEGMENTATION
 
 ONNX_OPSET = 17
+NOTES = 'mtan_perception'
+"""Under which an OpenVINO model's rt_info has the notes."""
 
 
 class FinishedNetwork(nn.Module):
@@ -32,12 +38,14 @@ class FinishedNetwork(nn.Module):
 
     :param scaling: mean and std for RGB in 0..1, where the input is uint8 (1, H, W, 3); None
         where it is the normalised (N, 3, H, W) float.
+    :param notes: what a reader of the file has to know besides, by name: see `notes_of`.
     """
 
     def __init__(self, network: OptimizedMTAN, size: tuple[int, int], tasks: Sequence[str],
-                 axes: str, scaling: tuple[Sequence[float], Sequence[float]] | None) -> None:
+                 axes: str, scaling: tuple[Sequence[float], Sequence[float]] | None,
+                 notes: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.notes = network, notes
         self.size, self.tasks, self.axes = tuple(size), tuple(tasks), axes
         self.scaled = scaling is not None
         for name, values in zip(('mean', 'std'), scaling or ((), ()), strict=True):
@@ -66,6 +74,22 @@ class FinishedNetwork(nn.Module):
         return list(self._finished(self.example()))
 
 
+def notes_of(card: ModelCard, tasks: Sequence[str]) -> dict[str, str]:
+    """
+    Return `labels`, a JSON list in the order of the ids, and `depth_unit` and `focal_length`.
+
+    The latter, in pixels of the file's input, is that of the camera whose depth it gives.
+    """
+    notes = {}
+    if SEGMENTATION in tasks:
+        notes['labels'] = json.dumps(card.labels.names)
+    if DEPTH in tasks:
+        notes['depth_unit'] = card.depth_unit
+        if card.focal_length:
+            notes['focal_length'] = f'{card.focal_length:g}'
+    return notes
+
+
 def export_torchscript(network: FinishedNetwork, path: Path) -> None:
     """Write what torch.jit.load reads."""
     with warnings.catch_warnings():
@@ -73,7 +97,7 @@ def export_torchscript(network: FinishedNetwork, path: Path) -> None:
         network.network.merge(network.tasks)  # before it is traced
         traced = torch.jit.trace(network, network.example(), check_trace=False)
     # Not straight into the file: torch's writer ends the process where the disk is full.
-    content = traced.save_to_buffer()
+    content = traced.save_to_buffer(_extra_files=dict(network.notes))
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
 
@@ -92,6 +116,16 @@ def export_onnx(network: FinishedNetwork, path: Path) -> None:
             torch.onnx.export(
                 network, (network.example(),), str(temporary), input_names=['image'],
                 output_names=names, opset_version=ONNX_OPSET, dynamo=False)
+            _add_notes(temporary, network.notes)
+
+
+def _add_notes(path: Path, notes: Mapping[str, str]) -> None:
+    """Add them to an ONNX file as its metadata, without reading it."""
+    import onnx
+    model = onnx.ModelProto()
+    onnx.helper.set_model_props(model, dict(notes))
+    with open(path, 'ab') as file:  # two of protobuf's messages, one after the other, are one
+        file.write(model.SerializeToString())
 
 
 def export_openvino(network: FinishedNetwork, path: Path) -> None:
@@ -115,6 +149,8 @@ def export_openvino(network: FinishedNetwork, path: Path) -> None:
     steps.input().preprocess().convert_element_type(openvino.Type.f32).mean(
         network.mean.flatten().tolist()).scale(network.std.flatten().tolist())
     model = steps.build()
+    for name, note in network.notes.items():
+        model.set_rt_info(note, [NOTES, name])
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
         temporary = Path(folder) / 'model.xml'
         save_model(model, temporary)

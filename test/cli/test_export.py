@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``mtan export``: the file, run in its own runtime, gives what the engine gives."""
 
+from dataclasses import replace
+import json
 import subprocess
 import sys
 
@@ -9,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from mtan_perception.checkpoint import save_checkpoint
+from mtan_perception.checkpoint import build_network, save_checkpoint
 from mtan_perception.cli.main import main
 from mtan_perception.inference import Engine
-from mtan_perception.model_card import ModelCard
+from mtan_perception.model_card import COMPACT, ModelCard
 from mtan_perception.network import MTANDeepLabv3
 
 SIZE = (48, 64)
@@ -35,6 +37,42 @@ def run_openvino(path, image):
 def run_torchscript(path, image):
     with torch.no_grad():
         return [part.numpy() for part in torch.jit.load(str(path))(torch.from_numpy(image))]
+
+
+def notes_of_onnx(path):
+    session = pytest.importorskip('onnxruntime').InferenceSession(
+        str(path), providers=['CPUExecutionProvider'])
+    return session.get_modelmeta().custom_metadata_map
+
+
+def notes_of_openvino(path):
+    from mtan_perception.inference.backends.openvino_runtime import openvino_core
+    model = openvino_core().read_model(str(path))
+    return {name: model.get_rt_info(['mtan_perception', name]).astype(str)
+            for name in ('labels', 'depth_unit', 'focal_length')}
+
+
+def notes_of_torchscript(path):
+    notes = dict.fromkeys(('labels', 'depth_unit', 'focal_length'), '')
+    torch.jit.load(str(path), _extra_files=notes)
+    return {name: note.decode() for name, note in notes.items()}
+
+
+@pytest.mark.parametrize('form, name, read, packages', [
+    ('onnx', 'm.onnx', notes_of_onnx, ('onnx', 'onnxruntime')),
+    ('openvino', 'm.xml', notes_of_openvino, ('openvino',)),
+    ('torchscript', 'm.pt', notes_of_torchscript, ()),
+])
+def test_the_file_says_what_its_numbers_mean(tmp_path, form, name, read, packages):
+    for package in packages:
+        pytest.importorskip(package)
+    card = replace(COMPACT, focal_length=123.5)
+    save_checkpoint(tmp_path / 'a.safetensors', build_network(card), card)
+    path = tmp_path / name
+    assert main(['export', '--weights', str(tmp_path / 'a.safetensors'), '--format', form,
+                 '--out', str(path), '--input-size', '32x32']) == 0
+    assert read(path) == {'labels': json.dumps(COMPACT.labels.names), 'depth_unit': 'metre',
+                          'focal_length': '123.5'}
 
 
 @pytest.mark.parametrize('form, name, execute, packages', [
