@@ -131,11 +131,14 @@ class Engine:
 
     @depth_range.setter
     def depth_range(self, limits: tuple[float, float]) -> None:
-        nearest, farthest = limits
-        if not 0 <= nearest < farthest:
-            raise EngineError(f'depth_range: ({nearest}, {farthest}); give two distances in '
-                              'metres, the first at least 0 and less than the second')
-        self._depth_range = float(nearest), float(farthest)
+        try:
+            nearest, farthest = map(float, limits)
+            if not 0 <= nearest < farthest:
+                raise ValueError
+        except (TypeError, ValueError):
+            raise EngineError(f'depth_range: {limits!r}; give two distances in metres, the first '
+                              'at least 0 and less than the second') from None
+        self._depth_range = nearest, farthest
 
     @property
     def confidence_threshold(self) -> float:
@@ -144,9 +147,14 @@ class Engine:
 
     @confidence_threshold.setter
     def confidence_threshold(self, threshold: float) -> None:
-        if not 0 <= threshold <= 1:
-            raise EngineError(f'confidence_threshold: {threshold}; give a probability, 0 to 1')
-        self._confidence_threshold = float(threshold)
+        try:
+            value = float(threshold)
+            if not 0 <= value <= 1:
+                raise ValueError
+        except (TypeError, ValueError):
+            raise EngineError(f'confidence_threshold: {threshold!r}; give a probability, 0 to 1'
+                              ) from None
+        self._confidence_threshold = value
 
     def warm_up(self) -> None:
         """Run once on a blank image of the input size, so that the first frame is not slow."""

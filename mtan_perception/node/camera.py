@@ -5,7 +5,6 @@
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-import os
 import time
 from typing import NamedTuple
 
@@ -39,8 +38,6 @@ from mtan_perception.tasks import DEPTH
 SILENCE = 5.0
 """Seconds without an image after which somebody should know."""
 _IMAGE, _COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
-_PROFILES = frozenset(('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'))
-"""Which name Fast DDS reads depends on its version."""
 SETTLING = 1.0
 """For so many seconds after its start nothing that has yet to come is missed."""
 # Its durability, too: some drivers publish it once, for whoever comes later.
@@ -369,11 +366,8 @@ class Camera:
         wanted = _COMPRESSED if self._is_compressed else _IMAGE
         if wanted not in types:
             return f'they publish {", ".join(sorted(set(types)))}, and {wanted} is needed'
-        remedy = 'see whether they publish'
-        if not _PROFILES.isdisjoint(os.environ):
-            return remedy
-        return (f'{remedy}, and whether large images get through: Fast DDS needs '
-                'config/fastdds.xml for that (docs/topics.md)')
+        return ('see whether they publish, and whether large images get through: Fast DDS needs '
+                'config/fastdds.xml for that, where they come from (docs/topics.md)')
 
     @contextmanager
     def reporting(self) -> Iterator[None]:

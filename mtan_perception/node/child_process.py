@@ -5,7 +5,6 @@
 from collections import deque
 from collections.abc import Iterable, Mapping
 import os
-from pathlib import Path
 import signal
 import socket
 import subprocess
@@ -13,8 +12,7 @@ import sys
 import threading
 import time
 
-import rclpy
-
+from mtan_perception.node.process import fastdds_environment
 from mtan_perception.processes import end_with_parent
 
 # Above 101 the ports of a domain reach into Linux's ephemeral range.
@@ -41,18 +39,6 @@ def free_domain_id() -> int:
     raise RuntimeError('every ROS_DOMAIN_ID from 1 to 101 is in use; set ROS_DOMAIN_ID yourself')
 
 
-def fastdds_profile() -> Path | None:
-    """Return config/fastdds.xml of the checkout or of the installed share, None without either."""
-    roots = [Path(__file__).resolve().parents[2]]
-    try:
-        from ament_index_python.packages import get_package_share_directory
-        roots.append(Path(get_package_share_directory('mtan_perception')))
-    except (ImportError, LookupError, OSError):  # OSError: no AMENT_PREFIX_PATH
-        pass  # not installed: the checkout is all there is
-    return next((root / 'config' / 'fastdds.xml' for root in roots
-                 if (root / 'config' / 'fastdds.xml').is_file()), None)
-
-
 def ros_environment(domain_id: int) -> dict[str, str]:
     """Return the variables that keep a process on this machine and in this domain."""
     variables = {
@@ -62,13 +48,7 @@ def ros_environment(domain_id: int) -> dict[str, str]:
     }
     if os.environ.get('ROS_DISTRO') == 'humble':  # knows only this one; later ones warn about it
         variables['ROS_LOCALHOST_ONLY'] = '1'
-    profile = fastdds_profile()
-    if profile is not None:
-        # This came with Kilted, as did Fast DDS 3, which renamed the variable.
-        fast_dds_3 = hasattr(rclpy, 'InitContextManager')
-        name = 'FASTDDS_DEFAULT_PROFILES_FILE' if fast_dds_3 else 'FASTRTPS_DEFAULT_PROFILES_FILE'
-        variables[name] = os.environ.get(name, str(profile))
-    return variables
+    return variables | fastdds_environment()
 
 
 class ChildProcess:

@@ -7,6 +7,7 @@ import difflib
 import json
 import logging
 import os
+from pathlib import Path
 import signal
 import sys
 import textwrap
@@ -34,6 +35,27 @@ Parameters = Mapping[str, tuple[Any, ParameterDescriptor]]
 """Name -> (default, descriptor)."""
 
 
+def fastdds_environment() -> dict[str, str]:
+    """
+    Return the variable that gives large images room in Fast DDS's shared memory.
+
+    Nothing where the environment names a profile already, and where ours is not installed.
+    """
+    # This came with Kilted, as did Fast DDS 3, which renamed the variable.
+    fast_dds_3 = hasattr(rclpy, 'InitContextManager')
+    name = 'FASTDDS_DEFAULT_PROFILES_FILE' if fast_dds_3 else 'FASTRTPS_DEFAULT_PROFILES_FILE'
+    if os.environ.get(name):
+        return {}
+    roots = [Path(__file__).resolve().parents[2]]
+    try:
+        from ament_index_python.packages import get_package_share_directory
+        roots.append(Path(get_package_share_directory('mtan_perception')))
+    except (ImportError, LookupError, OSError):  # OSError: no AMENT_PREFIX_PATH
+        pass  # not installed: the checkout is all there is
+    return next(({name: str(root / 'config' / 'fastdds.xml')} for root in roots
+                 if (root / 'config' / 'fastdds.xml').is_file()), {})
+
+
 def start(name: str, make: Callable[[], AnyNode], args: list[str] | None,
           parameters: Parameters) -> AnyNode:
     """
@@ -50,6 +72,7 @@ def start(name: str, make: Callable[[], AnyNode], args: list[str] | None,
         print(describe(name, parameters))
         sys.exit(0)
     begun = False
+    os.environ.update(fastdds_environment())
     try:
         rclpy.init(args=args)
         begun = True

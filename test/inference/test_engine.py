@@ -282,6 +282,9 @@ def test_confidence_threshold_unlabels(engine, image):
     ('depth_range', (-1, 3), 'depth_range'),
     ('depth_range', (float('nan'), 3), 'depth_range'),
     ('confidence_threshold', 1.5, 'confidence_threshold: 1.5'),
+    ('depth_range', None, 'depth_range: None; give two distances'),
+    ('depth_range', (1.0,), 'give two distances'),
+    ('confidence_threshold', 'high', "confidence_threshold: 'high'; give a probability"),
 ])
 def test_a_refused_setting_leaves_the_old_one(engine, name, value, words):
     """The error names the parameter, the value and the choices."""

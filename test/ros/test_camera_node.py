@@ -8,6 +8,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from mtan_perception.node.image_codec import decode_compressed, decode_image
@@ -97,6 +98,15 @@ def test_folder_in_order_at_its_rate(folder, start_process, collect, spin_until)
     assert np.abs(decode_compressed(jpegs[0])[..., 0].astype(int) - 255).max() <= 3
     skipped = [line for line in camera.lines if '2b.png' in line]
     assert len(skipped) == 1 and 'cannot be decoded' in skipped[0]
+
+
+def test_large_images_get_through(tmp_path, start_process, collect, spin_until):
+    """Though nobody has named a profile of Fast DDS, whose defaults have no room for them."""
+    assert cv2.imwrite(str(tmp_path / 'large.png'), np.zeros((960, 1280, 3), np.uint8))
+    images = collect(Image, '/image_raw', qos_profile_sensor_data)
+    start_process(MODULE, *parameters(source=tmp_path / 'large.png', rate=10.0), env={
+        f'{name}_DEFAULT_PROFILES_FILE': '' for name in ('FASTDDS', 'FASTRTPS')})
+    assert spin_until(lambda: len(images) >= 20, 20), len(images)
 
 
 def test_ended_source_ends_the_node(folder, start_process, collect, spin_until):
