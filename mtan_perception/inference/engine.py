@@ -132,6 +132,7 @@ class Engine:
     @depth_range.setter
     def depth_range(self, limits: tuple[float, float]) -> None:
         try:
+            limits = tuple(limits)
             nearest, farthest = map(float, limits)
             if not 0 <= nearest < farthest:
                 raise ValueError
