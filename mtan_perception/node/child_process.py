@@ -17,26 +17,34 @@ from mtan_perception.processes import end_with_parent
 
 # Above 101 the ports of a domain reach into Linux's ephemeral range.
 DOMAIN_IDS = range(1, 102)
+_PARTICIPANTS = 10
+"""A process has one; so many are looked for."""
 
 
 def free_domain_id() -> int:
     """
     Return a ROS_DOMAIN_ID in 1..101 on which nothing on this machine speaks DDS.
 
-    A domain counts as free when the unicast discovery port of its first participant is free
-    (DDSI-RTPS 9.6.1.1). The search starts at the process id, so that processes started together
-    rarely meet.
+    A domain counts as free when the unicast discovery ports of its first participants are free
+    (DDSI-RTPS 9.6.1.1): the very first may have ended before the others. The search starts at the
+    process id, so that processes started together rarely meet.
     """
     first = os.getpid()
     for offset in range(len(DOMAIN_IDS)):
         domain_id = DOMAIN_IDS[(first + offset) % len(DOMAIN_IDS)]
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(('', 7410 + 250 * domain_id))
-            except OSError:
-                continue
-        return domain_id
+        ports = (7410 + 250 * domain_id + 2 * number for number in range(_PARTICIPANTS))
+        if all(map(_is_free, ports)):
+            return domain_id
     raise RuntimeError('every ROS_DOMAIN_ID from 1 to 101 is in use; set ROS_DOMAIN_ID yourself')
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(('', port))
+        except OSError:
+            return False
+    return True
 
 
 def ros_environment(domain_id: int) -> dict[str, str]:
