@@ -183,11 +183,11 @@ class Camera:
         """
         if not self.serves(frame):
             return None
-        if not self.outputs.has_readers():
-            self.statistics.count_unread()
-            return None
         # Asked once: a reader that comes while the network runs gets the next frame.
         tasks, has_clouds = self.outputs.image_tasks(), self.outputs.wants_clouds()
+        if not (tasks or has_clouds or self.outputs.wants_camera_info()):
+            self.statistics.count_unread()
+            return None
         header, start = frame.message.header, time.monotonic()
         compressed = isinstance(frame.message, CompressedImage)
         image = decode_compressed(frame.message) if compressed else decode_image(frame.message)

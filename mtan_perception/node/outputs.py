@@ -78,11 +78,6 @@ class Outputs:
         seconds, self._publishing = self._publishing, 0.0
         return seconds
 
-    def has_readers(self) -> bool:
-        """Tell whether somebody reads anything."""
-        return any(publisher.get_subscription_count() for publisher in (
-            *self._images.values(), *self._camera_infos, self.points, self.obstacles))
-
     def wanted_tasks(self) -> set[str]:
         """Name the tasks of which somebody reads an image or a cloud."""
         return set(CLOUD_TASKS) if self.wants_clouds() else self.image_tasks()
@@ -96,6 +91,10 @@ class Outputs:
     def wants_clouds(self) -> bool:
         """Tell whether somebody reads a cloud."""
         return any(p.get_subscription_count() for p in (self.points, self.obstacles))
+
+    def wants_camera_info(self) -> bool:
+        """Tell whether somebody reads a CameraInfo."""
+        return any(p.get_subscription_count() for p in self._camera_infos)
 
     def publish_images(
         self, prediction: Prediction, tasks: set[str], header, settings: Settings,

@@ -43,10 +43,7 @@ class TritonBackend:
         try:
             import triton
 
-            from mtan_perception.inference.backends import (
-                triton_choices,
-                triton_layers,
-            )
+            from mtan_perception.inference.backends import triton_choices, triton_layers
             from mtan_perception.inference.backends.triton_network import FusedMTAN
         except ImportError as error:
             raise BackendError(f'triton cannot be imported ({error}); install the one that '
