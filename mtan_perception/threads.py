@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the threads of a forward pass behave toward everything else on the machine."""
 
+import math
 import os
 from pathlib import Path
 
@@ -15,10 +16,15 @@ def share_cores() -> None:
 
     Spinning threads of two processes on the same cores wait for each other: on two shared cores a
     frame then takes ten times as long. OpenCV's spin for about a millisecond after each operation
-    that it divides, most of which take less. Call it before torch and OpenCV are imported; what
-    the environment says already is left alone.
+    that it divides, most of which take less. Where a container's quota allows less than there
+    are cores, OpenMP has that many threads: more would use it up, and all stand still until the
+    next. Call it before torch and OpenCV are imported; what the environment says already is left
+    alone.
     """
-    for name, value in (('OMP_WAIT_POLICY', 'PASSIVE'), ('OPENCV_FOR_THREADS_NUM', '1')):
+    values = {'OMP_WAIT_POLICY': 'PASSIVE', 'OPENCV_FOR_THREADS_NUM': '1'}
+    if _cpu_quota() < _count_cores():
+        values['OMP_NUM_THREADS'] = str(compute_threads())
+    for name, value in values.items():
         if name not in os.environ:
             os.environ[name] = value
             _set.add(name)
@@ -30,9 +36,16 @@ def environment_before() -> dict[str, str]:
 
 
 def compute_threads() -> int:
-    """Return how many threads to compute with: $OMP_NUM_THREADS, else one for each usable core."""
+    """
+    Return how many threads to compute with.
+
+    That is $OMP_NUM_THREADS, else one for each usable core, or as many as a container's quota of
+    the processors' time keeps busy.
+    """
     wanted = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0]
-    return int(wanted) if wanted.isdecimal() and int(wanted) else _count_cores()
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    return max(1, math.ceil(min(_count_cores(), _cpu_quota())))
 
 
 def _count_cores(topology: Path = Path('/sys/devices/system/cpu')) -> int:
@@ -46,3 +59,38 @@ def _count_cores(topology: Path = Path('/sys/devices/system/cpu')) -> int:
         except OSError:  # outside Linux
             cores.add(str(processor))
     return len(cores)
+
+
+def _cpu_quota(own: Path = Path('/proc/self/cgroup'), mount: Path = Path('/sys/fs/cgroup')
+               ) -> float:
+    """
+    Return how many processors' time this process may use, infinity without a limit.
+
+    Linux's control groups say so, each for all below it: version 2's, or version 1's of cpu.
+    """
+    quota = math.inf
+    try:
+        entries = [line.split(':', 2) for line in own.read_text().splitlines()]
+    except OSError:  # outside Linux
+        return quota
+    for _, controllers, path in entries:
+        if controllers and 'cpu' not in controllers.split(','):
+            continue
+        root = mount / controllers
+        group = root / path.lstrip('/')
+        for folder in (group, *group.parents):
+            quota = min(quota, _quota_of(folder))
+            if folder == root:
+                break
+    return quota
+
+
+def _quota_of(group: Path) -> float:
+    for names in (('cpu.max',), ('cpu.cfs_quota_us', 'cpu.cfs_period_us')):
+        try:
+            limit, period = ' '.join((group / name).read_text() for name in names).split()
+        except (OSError, ValueError):  # another version's, or nothing is limited here
+            continue
+        if limit not in ('max', '-1'):
+            return int(limit) / int(period)
+    return math.inf

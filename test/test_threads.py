@@ -2,13 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the node's threads leave to other processes on the same cores."""
 
+import math
 import os
 import subprocess
 import sys
 
 import pytest
 
-from mtan_perception.threads import _count_cores, compute_threads
+from mtan_perception.threads import (
+    _count_cores,
+    _cpu_quota,
+    compute_threads,
+    environment_before,
+    share_cores,
+)
 
 SCRIPT = """
 from mtan_perception.threads import share_cores
@@ -59,7 +66,46 @@ def test_threads_to_compute_with(wanted, found, monkeypatch):
     """What the environment asks for, if it is a number of threads."""
     monkeypatch.setenv('OMP_NUM_THREADS', wanted)
     monkeypatch.setattr('mtan_perception.threads._count_cores', lambda: 2)
+    monkeypatch.setattr('mtan_perception.threads._cpu_quota', lambda: math.inf)
     assert compute_threads() == found
+
+
+@pytest.mark.parametrize('quota, found', [(0.5, 1), (1.5, 2), (2, 2), (9, 4), (math.inf, 4)])
+def test_no_more_threads_than_a_quota_keeps_busy(quota, found, monkeypatch):
+    """On four cores; OpenMP is told only where there are more of them than that."""
+    monkeypatch.setattr('mtan_perception.threads._count_cores', lambda: 4)
+    monkeypatch.setattr('mtan_perception.threads._cpu_quota', lambda: quota)
+    monkeypatch.setattr('mtan_perception.threads._set', set())
+    for name in ('OMP_NUM_THREADS', 'OMP_WAIT_POLICY', 'OPENCV_FOR_THREADS_NUM'):
+        monkeypatch.setenv(name, '')  # so that it is put back
+        monkeypatch.delenv(name)
+    assert compute_threads() == found
+    share_cores()
+    assert os.environ.get('OMP_NUM_THREADS') == (str(found) if found < 4 else None)
+    assert 'OMP_NUM_THREADS' not in environment_before()
+
+
+@pytest.mark.parametrize('own, files, quota', [
+    ('0::/', {'cpu.max': '200000 100000'}, 2),  # in a container, which sees itself alone
+    ('0::/', {'cpu.max': 'max 100000'}, math.inf),
+    ('0::/', {}, math.inf),
+    ('0::/user/robot', {'user/cpu.max': '150000 100000', 'user/robot/cpu.max': '400000 100000'},
+     1.5),  # what holds above holds below
+    ('0::/host/only', {'cpu.max': '300000 100000'}, 3),
+    ('0::/../other', {'cpu.max': '300000 100000'}, 3),
+    ('12:memory:/a\n4:cpu,cpuacct:/a\n0::/',
+     {'cpu,cpuacct/a/cpu.cfs_quota_us': '250000', 'cpu,cpuacct/a/cpu.cfs_period_us': '100000',
+      'memory/a/cpu.max': '1 100000'}, 2.5),
+    ('4:cpu:/a', {'cpu/a/cpu.cfs_quota_us': '-1', 'cpu/a/cpu.cfs_period_us': '100000'}, math.inf),
+])
+def test_the_quota_of_control_groups(own, files, quota, tmp_path):
+    (tmp_path / 'own').write_text(own + '\n')
+    for name, text in files.items():
+        path = tmp_path / 'mount' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + '\n')
+    assert _cpu_quota(tmp_path / 'own', tmp_path / 'mount') == quota
+    assert _cpu_quota(tmp_path / 'nowhere', tmp_path / 'mount') == math.inf
 
 
 def test_a_core_counts_once(tmp_path, monkeypatch):

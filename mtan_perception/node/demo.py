@@ -32,6 +32,7 @@ from mtan_perception.node.child_process import (
 )
 from mtan_perception.node.demo_monitor import Accuracy, Album, INPUT, Moment, Monitor, OUTPUTS
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
+from mtan_perception.threads import compute_threads, environment_before
 from mtan_perception.visualization import (
     color_depth,
     color_normal,
@@ -105,7 +106,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         parser.error(f'--duration {options.duration:g}: give seconds, or 0 for no end')
     if 'rate' not in options:
         # Rendering an image takes about half a second of one core, reading one next to nothing.
-        options.rate = float(min(5, _cores())) if options.source == 'synthetic' else 10.0
+        options.rate = float(min(5, compute_threads())) if options.source == 'synthetic' else 10.0
     return options
 
 
@@ -149,8 +150,9 @@ def _start_children(options: argparse.Namespace) -> list[ChildProcess]:
     a frame takes several times as long.
     """
     package = 'mtan_perception.node'
-    render_threads = max(1, _cores() // 2)
-    network_threads = max(1, _cores() - render_threads)
+    cores = compute_threads()
+    render_threads = max(1, cores // 2)
+    network_threads = max(1, cores - render_threads)
     return [
         ChildProcess(
             f'{package}.camera_node', '--ros-args', '-r', '__ns:=/camera',
@@ -160,12 +162,9 @@ def _start_children(options: argparse.Namespace) -> list[ChildProcess]:
             f'{package}.mtan_node', '--ros-args', '-r', 'image:=/camera/image_raw',
             '-r', 'camera_info:=/camera/camera_info',
             '-p', f'weights:={_yaml(options.weights)}', '-p', f'device:={options.device}',
-            env={'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', str(network_threads))}),
+            env={'OMP_NUM_THREADS': environment_before().get(
+                'OMP_NUM_THREADS', str(network_threads))}),
     ]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _yaml(text: str) -> str:

@@ -108,7 +108,7 @@ def _build(size: tuple[int, int], is_reversed: bool, fit: Fit, mean: Sequence[fl
 
 def _resized(x: Node, before: int, after: int, scale: float) -> Node:
     """Return `after` rows of the `before` that a map of uint8 has, each a sum of a few."""
-    if scale == 1:
+    if before == after:  # of an axis alone, too, as torch does it
         return x
     terms = [ops.multiply(ops.convert(ops.gather(x, ops.constant(rows), integers(0)), 'f32'),
                           ops.constant(shares[:, None, None]))
