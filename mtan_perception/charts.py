@@ -99,7 +99,8 @@ def histogram(edges: np.ndarray, shares: np.ndarray, marks: Sequence[tuple[float
 
     Without a bar above 0 the chart is empty.
     """
-    if not np.nansum(shares) > 0:
+    shares = np.nan_to_num(shares)
+    if not shares.sum() > 0:
         return _empty(title)
     marks = [mark for mark in marks if edges[0] <= mark[0] <= edges[-1]]
     # The texts of the marks stand above the bars.

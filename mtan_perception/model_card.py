@@ -5,18 +5,21 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open, SafetensorError
 
+from mtan_perception.geometry import NORMAL_SIGNS
 from mtan_perception.labels import generic, LabelSet, NYUV2_13
 from mtan_perception.tasks import check_tasks, NYUV2_TASKS, SEGMENTATION
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-NORMAL_AXES = ('optical', 'nyu')
+DEPTH_UNITS = ('metre', 'inverse')
+NORMAL_AXES = tuple(NORMAL_SIGNS)
 
 DEFAULT_WEIGHTS = Path(__file__).parent / 'weights' / 'default.safetensors'
 
@@ -39,7 +42,7 @@ class ModelCard:
     :param input_size: (height, width) in pixels that it was trained at.
     :param mean: and ``std``, applied to RGB in 0..1 as (rgb - mean) / std.
     :param focal_length: in pixels at ``input_size``, that depth was learnt for; None: unknown.
-    :param depth_unit: unit of the depth output.
+    :param depth_unit: 'metre', or 'inverse' for a disparity without unit: larger is nearer.
     :param normal_axes: 'optical' (right, down, forward) or 'nyu' (right, down, toward the
         camera): the axes that the normal output is in.
     :param training: summary of the training, anything that JSON can hold.
@@ -69,13 +72,18 @@ class ModelCard:
             raise ValueError(
                 f'labels: {self.labels.name} has {len(self.labels.names)} classes, but the '
                 f'segmentation task has {classes}; choose the label set it was trained with')
-        if len(self.input_size) != 2 or min(self.input_size) < 1:
+        if len(self.input_size) != 2 or not all(
+                size >= 1 and size == int(size) for size in self.input_size):
             raise ValueError(f'input_size: {self.input_size}; give (height, width) in pixels')
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if (len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, self.mean))
+                or not all(0 < value < math.inf for value in self.std)):
             raise ValueError(f'mean {self.mean}, std {self.std}: give three each, std above 0')
-        if self.focal_length is not None and not self.focal_length > 0:
+        if self.focal_length is not None and not 0 < self.focal_length < math.inf:
             raise ValueError(
                 f'focal_length: {self.focal_length}; give pixels above 0, or nothing')
+        if self.depth_unit not in DEPTH_UNITS:
+            raise ValueError(
+                f'depth_unit: {self.depth_unit!r}; choose one of {", ".join(DEPTH_UNITS)}')
         if self.normal_axes not in NORMAL_AXES:
             raise ValueError(
                 f'normal_axes: {self.normal_axes!r}; choose one of {", ".join(NORMAL_AXES)}')
@@ -89,6 +97,11 @@ class ModelCard:
         any other padding all lies somewhere else.
         """
         return max(8, self.output_stride)
+
+    @property
+    def corrects_depth(self) -> bool:
+        """Tell whether depth can be corrected by a camera's focal length."""
+        return self.focal_length is not None and self.depth_unit == 'metre'
 
     @property
     def is_synthetic(self) -> bool:

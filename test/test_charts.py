@@ -69,6 +69,13 @@ def test_the_bars_are_as_high_as_their_shares():
     assert abs(mark.sum(0).argmax() - (84 + 2.5 / 3 * 772)) <= 2 and mark.sum() < 1200
 
 
+def test_a_bar_of_which_nothing_is_known_is_left_out():
+    edges = np.linspace(0, 1, 3)
+    known = histogram(edges, np.array([0.0, 1.0]), **LABELS)
+    unknown = histogram(edges, np.array([np.nan, 1.0]), **LABELS)
+    assert np.array_equal(known, unknown)
+
+
 def test_nothing_to_draw_is_said():
     """Neither chart fails for want of a value."""
     nothing = np.full(3, np.nan)

@@ -5,6 +5,7 @@
 from collections import OrderedDict
 from dataclasses import replace
 import json
+import math
 import os
 import re
 
@@ -201,8 +202,13 @@ def test_tensors_that_do_not_fit_the_card(weights):
     ({'labels': CITYSCAPES_19}, 'cityscapes_19 has 19 classes, but the segmentation task has 13'),
     ({'tasks': {'depth': 1}}, 'nyuv2_13 has 13 classes, but the segmentation task has None'),
     ({'input_size': (0, 4)}, r'input_size: \(0, 4\)'),
+    ({'input_size': (288.5, 384)}, r'input_size: \(288\.5, 384\)'),
     ({'std': (1, 0, 1)}, r'std \(1, 0, 1\)'),
+    ({'std': (1, math.nan, 1)}, r'std \(1, nan, 1\)'),
+    ({'mean': (0, math.inf, 0)}, r'mean \(0, inf, 0\)'),
     ({'focal_length': -1.0}, r'focal_length: -1\.0'),
+    ({'focal_length': math.inf}, 'focal_length: inf'),
+    ({'depth_unit': 'furlong'}, "'furlong'; choose one of metre, inverse"),
     ({'normal_axes': 'ned'}, "'ned'; choose one of optical, nyu"),
 ])
 def test_a_card_that_cannot_be(change, message):

@@ -15,8 +15,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description='Write the network, optimised and with its post-processing, for one image '
                     'size and set of tasks. Input: image, (1, H, W, 3) uint8 RGB. Outputs, those '
                     'of the tasks: label (1, H, W) uint8 and probability (1, H, W); depth '
-                    '(1, H, W) in metres; normal (1, H, W, 3), unit vectors: x right, y down, '
-                    'z forward.')
+                    '(1, H, W) in metres, or inverse as that of the weights; normal (1, H, W, 3), '
+                    'unit vectors: x right, y down, z forward.')
     parser.set_defaults(run=run)
     parser.add_argument('--format', required=True, choices=('onnx', 'openvino', 'torchscript'))
     parser.add_argument('--out', required=True, type=Path, metavar='FILE',
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--out: {args.out}; a file of {args.format} ends in {suffix}')
     network, card = load_network(args.weights)
     size = parse_size(args.input_size) if args.input_size else card.input_size
-    multiple, least = max(8, card.output_stride), INPUT_LIMITS[0]
+    multiple, least = card.size_multiple, INPUT_LIMITS[0]
     if size[0] % multiple or size[1] % multiple or min(size) < least:
         raise ValueError(f'--input-size: {size[0]}x{size[1]}; give multiples of {multiple}, '
                          f'at least {least}')
@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> None:
                          ) from error
     print(f'{args.out}: image (1, {size[0]}, {size[1]}, 3) uint8 RGB -> '
           f"{', '.join(finished.names())}")
-    if DEPTH in tasks and card.focal_length:
+    if DEPTH in tasks and card.depth_unit != 'metre':
+        print('depth is inverse: larger is nearer, and it has no unit')
+    elif DEPTH in tasks and card.corrects_depth:
         print(f'depth is that of a camera with a focal length of {card.focal_length:g} pixels at '
               f'this size; with another, f, multiply it by f / {card.focal_length:g}')

@@ -81,6 +81,8 @@ def _remarks(engine, focal_length: float | None) -> Iterator[str]:
     """Yield what to know about the outputs to come."""
     if engine.card.is_synthetic:
         yield 'these weights know rendered rooms only: expect little of photographs'
+    if DEPTH in engine.tasks and engine.card.depth_unit != 'metre':
+        yield 'depth is inverse, without unit: larger is nearer, and --depth-range is of that'
     if focal_length is None and DEPTH in engine.tasks and engine.corrects_depth:
         height, width = engine.input_size
         yield (f'depth is that of a camera with a focal length of {engine.card.focal_length:g} '

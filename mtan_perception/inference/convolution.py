@@ -393,10 +393,10 @@ def cpu_convolution(weight: Tensor, bias: Tensor | None, stride: int = 1, paddin
                     tiled: type[Convolution] = WinogradConvolution) -> nn.Module:
     """Return the convolution that is fastest in float32 on a CPU; `tiled` is that of tiles."""
     factory: Factory = Convolution
-    if stride == 1 and weight.shape[2:] == (3, 3):
+    if stride == 1 and weight.shape[2:] == (3, 3) and padding == dilation:
         if dilation > _MAX_NEAR_DILATION:
             factory = AtrousConvolution
-        elif min(weight.shape[:2]) >= tiled.min_channels:
+        elif bias is not None and min(weight.shape[:2]) >= tiled.min_channels:
             factory = tiled
     return factory(weight, bias, stride, padding, dilation, activation)
 

@@ -93,7 +93,7 @@ class Engine:
     @property
     def corrects_depth(self) -> bool:
         """Whether depth can be corrected by a camera's focal length: the weights name theirs."""
-        return self.card.focal_length is not None and self.card.depth_unit == 'metre'
+        return self.card.corrects_depth
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 import json
 import os
 from pathlib import Path
-import shutil
 import tempfile
 from types import MappingProxyType
 import warnings
@@ -154,7 +153,8 @@ def export_openvino(network: FinishedNetwork, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
         temporary = Path(folder) / 'model.xml'
         save_model(model, temporary)
-        shutil.move(temporary.with_suffix('.bin'), path.with_suffix('.bin'))
+        path.unlink(missing_ok=True)  # never beside the weights of another
+        os.replace(temporary.with_suffix('.bin'), path.with_suffix('.bin'))
         os.replace(temporary, path)
 
 

@@ -25,7 +25,10 @@ class Prediction:
     confidence: np.ndarray | None = None
     """(H, W) uint8: 255 times the probability of the most probable class."""
     depth: np.ndarray | None = None
-    """(H, W) float32: metres along z, NaN where unknown or outside the engine's range."""
+    """
+    (H, W) float32: metres along z, NaN where unknown or outside the engine's range. Of weights
+    whose depth is inverse (see ModelCard.depth_unit) a number without unit, larger for nearer.
+    """
     normal: np.ndarray | None = None
     """(H, W, 3) float32: unit vectors in the optical frame, always finite."""
     timings: dict[str, float] = field(default_factory=dict)

@@ -137,7 +137,7 @@ def _check_tasks(tasks: Mapping[str, int]) -> None:
         raise ValueError('tasks: none given; name at least one, as in {"depth": 1}')
     for name, channels in tasks.items():
         # A module's name has no dot and must not hide what nn.ModuleDict itself offers.
-        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+        if not name.isidentifier() or hasattr(nn.ModuleDict(), name):
             raise ValueError(f'tasks: {name!r} cannot name a task; choose another identifier')
         if channels < 1:
             raise ValueError(f'tasks: {name} needs at least 1 channel, not {channels}')

@@ -5,10 +5,11 @@ Image messages to RGB arrays and back.
 
 RGB, BGR, RGBA, BGRA and grey images of 8 or 16 bits are decoded without touching a pixel: the
 result is a strided view of the message. Bayer and YUV images are converted by cv_bridge where it
-is installed and by OpenCV otherwise.
+is installed and knows them, and by OpenCV otherwise.
 """
 
 import array
+from contextlib import suppress
 import functools
 import logging
 
@@ -204,15 +205,16 @@ def _convert(message) -> np.ndarray:
     # Checked before a library sees it: cv_bridge would read past data that is too short.
     rows = _rows(message, pixel_bytes, rows_per_row)
     bridge = _cv_bridge()
-    try:
-        if bridge is not None:
+    if bridge is not None:
+        with suppress(Exception):  # no version of it knows all of these; OpenCV does
             return bridge.imgmsg_to_cv2(message, 'rgb8')
+    try:
         bits = 16 if message.encoding.endswith('16') else 8
         values = np.ascontiguousarray(_high_bytes(rows, bits, message.is_bigendian))
         if conversion in _YUV422_CONVERSIONS:
             values = values.reshape(message.height, message.width, 2)
         return cv2.cvtColor(values, conversion)
-    except Exception as error:  # cv2.error, CvBridgeError: whichever library was used.
+    except cv2.error as error:
         raise ImageError(
             f"a {message.width}×{message.height} '{message.encoding}' image cannot be converted: "
             f'{error}') from error

@@ -31,7 +31,7 @@ from mtan_perception.node.label_topics import LabelTopics
 from mtan_perception.node.obstacles import class_ids
 from mtan_perception.node.process import forward_logs, leave, spin, start
 from mtan_perception.node.worker import Worker
-from mtan_perception.tasks import SEGMENTATION, select_tasks
+from mtan_perception.tasks import DEPTH, SEGMENTATION, select_tasks
 
 STOP_TIMEOUT = 1.0
 """How long an ending node waits for the frame in flight, in seconds."""
@@ -171,6 +171,7 @@ class MtanNode(LifecycleNode):
         settings = self._settings
         engine = Engine(settings.weights, settings.device, settings.precision,
                         backend=settings.backend)
+        _check_tasks(settings, engine)
         labels = engine.card.labels or generic(1)  # Without segmentation no pixel has a class.
         _check_classes(settings, labels)
         _apply_settings(engine, settings)
@@ -282,7 +283,7 @@ class MtanNode(LifecycleNode):
             self._check_state_allows(parameters)
             settings = self._settings.updated(parameters)
             if self._engine is not None:
-                select_tasks(settings.tasks, self._engine.available_tasks)
+                _check_tasks(settings, self._engine)
                 _check_classes(settings, self._labels)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
@@ -349,6 +350,17 @@ def _apply_settings(engine, settings) -> None:
     engine.depth_range = (
         settings.min_depth / settings.depth_scale, settings.max_depth / settings.depth_scale)
     engine.confidence_threshold = settings.confidence_threshold
+
+
+def _check_tasks(settings, engine) -> None:
+    """Raise ValueError for a task that the weights do not have, or not as ROS wants it."""
+    select_tasks(settings.tasks, engine.available_tasks)
+    if DEPTH in settings.tasks and engine.card.depth_unit != 'metre':
+        others = ', '.join(task for task in settings.tasks if task != DEPTH)
+        raise ValueError(
+            f"parameter 'tasks': the depth of these weights is {engine.card.depth_unit}, without "
+            'unit, and in ROS depth is in metres (REP 118); leave depth out'
+            + (f': [{others}]' if others else ''))
 
 
 def _free_memory(device: str) -> None:

@@ -282,7 +282,7 @@ def render(seeds, height, width, device='cpu', time=0.0):
     """
     Render one view of a furnished room for each seed.
 
-    :param seeds: iterable of N integers, or an integer tensor; any 64-bit values.
+    :param seeds: sequence of N integers, or an integer tensor; any of 64 bits with a sign.
     :param height, width: image size in pixels; the same seed shows the same view at every size.
     :param device: where to compute and where the results lie.
     :param time: seconds along the camera's smooth way through the room; 0 is the training view.

@@ -616,7 +616,7 @@ def furnish(plan, dice):
     :return: Parts, from which the solids of each shape and the materials' kinds can be had.
     """
     parts = Parts(dice)
-    # The first six materials are the room's own faces: walls -x, +x, -y, +y, floor, ceiling.
+    # The first four materials are the room's own faces: three walls, that at +y, floor, ceiling.
     paper, accent = parts.material(M_WALL), parts.material(M_WALL)
     assert int(paper) == 0 and int(accent) == 1
     parts.material(M_FLOOR), parts.material(M_CEILING)

@@ -100,6 +100,17 @@ def test_the_file_gives_what_the_engine_gives(tmp_path, capsys, form, name, exec
     assert np.abs(normal - expected.normal).max() < 1e-3
 
 
+@pytest.mark.parametrize('unit, wanted', [
+    ('metre', 'multiply it by f / 123.5'), ('inverse', 'depth is inverse')])
+def test_what_is_said_of_depth(unit, wanted, tmp_path, capsys):
+    card = replace(COMPACT, focal_length=123.5, depth_unit=unit)
+    save_checkpoint(tmp_path / 'a.safetensors', build_network(card), card)
+    assert main(['export', '--weights', str(tmp_path / 'a.safetensors'), '--format', 'torchscript',
+                 '--out', str(tmp_path / 'a.pt'), '--input-size', '32x32']) == 0
+    said = capsys.readouterr().out
+    assert wanted in said and ('multiply' in said) == (unit == 'metre')
+
+
 def test_the_wanted_tasks_alone(tmp_path, capsys):
     path = tmp_path / 'new' / 'depth.pt'
     assert main(['export', '--weights', 'random', '--format', 'torchscript', '--out', str(path),

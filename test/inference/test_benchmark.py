@@ -4,8 +4,11 @@
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -152,6 +155,30 @@ def test_the_original_runs_in_the_environment_that_was_given(name, policy, tmp_p
     comparison._Process(name, tmp_path, 'cpu', 'fp32')._log.close()
     [(command, environment)] = started
     assert name in command and environment.get('OMP_WAIT_POLICY') == policy
+
+
+@pytest.fixture
+def stuck(tmp_path):
+    """Give a contender that waits for its input, from a pipe into which nobody writes."""
+    os.mkfifo(tmp_path / 'image.npy')
+    process = comparison._Process('ours/torch', tmp_path, 'cpu', 'fp32')
+    yield process
+    process.close()
+
+
+def test_a_contender_that_takes_too_long_is_asked_no_more(stuck):
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match='not done after 1 s'):
+            stuck.ask('prepare', 'image.npy', ['depth'], patience=1)
+
+
+def test_ctrl_c_ends_a_contender_that_is_being_prepared(stuck):
+    """It is in a session of its own, where a terminal's does not reach it."""
+    timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        stuck.ask('prepare', 'image.npy', ['depth'], patience=60)
+    assert stuck._process.wait(10) == -signal.SIGKILL
 
 
 def test_the_report_says_on_what_it_was_measured():

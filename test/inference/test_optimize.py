@@ -163,6 +163,18 @@ def test_winograd_is_the_convolution(size, dilation):
     assert (found - expected).abs().max() < 1e-11
 
 
+@pytest.mark.parametrize('dilation', [1, 6])
+@pytest.mark.parametrize('tiled', [WinogradConvolution, TiledConvolution])
+def test_what_tiles_are_not_made_for_is_computed_plainly(dilation, tiled):
+    """Other padding for any dilation, and no bias for near taps."""
+    channels = tiled.min_channels
+    weight, x = torch.randn(channels, channels, 3, 3), torch.randn(1, channels, 14, 15)
+    found = cpu_convolution(weight, torch.zeros(channels), 1, 0, dilation, tiled=tiled)(x)
+    assert found.shape[2:] == (14 - 2 * dilation, 15 - 2 * dilation)
+    plain = cpu_convolution(weight, None, 1, dilation, dilation, tiled=tiled)(x)
+    assert plain.shape == x.shape
+
+
 @pytest.mark.parametrize('size, dilation, tile', [
     ((36, 48), 1, (6, 6)), ((36, 48), 2, (6, 6)), ((36, 48), 4, (3, 6)), ((18, 24), 1, (3, 4)),
     ((9, 12), 1, (3, 3)), ((30, 40), 2, (5, 5))])

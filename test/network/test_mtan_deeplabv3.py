@@ -168,6 +168,7 @@ def test_activations_can_be_chosen():
 @pytest.mark.parametrize(('options', 'message'), [
     ({'tasks': {}}, 'none given'),
     ({'tasks': {'values': 1}}, "'values' cannot name a task"),
+    ({'tasks': {'training': 1}}, "'training' cannot name a task"),
     ({'tasks': {'a.b': 1}}, "'a.b' cannot name a task"),
     ({'tasks': {'depth': 0}}, 'depth needs at least 1 channel, not 0'),
     ({'activations': {'flow': 'unit'}}, "unknown task 'flow'; tasks are segmentation"),

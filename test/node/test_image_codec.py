@@ -132,6 +132,8 @@ def test_cv_bridge_converts_where_it_is_installed(monkeypatch):
 
         def imgmsg_to_cv2(self, message, desired_encoding):
             calls.append(desired_encoding)
+            if message.encoding == 'nv12':
+                raise RuntimeError('Unrecognized image encoding [nv12]')
             return np.zeros((message.height, message.width, 3), np.uint8)
 
     module = ModuleType('cv_bridge')
@@ -145,6 +147,9 @@ def test_cv_bridge_converts_where_it_is_installed(monkeypatch):
         with pytest.raises(ImageError, match='step 7'):
             decode_image(image_message(np.zeros((HEIGHT, 7), np.uint8), 'uyvy'))
         assert len(calls) == 1, 'cv_bridge was given data that is too short'
+        unknown = image_message(np.full((HEIGHT * 3 // 2, WIDTH), 128, np.uint8), 'nv12')
+        unknown.height = HEIGHT
+        assert (decode_image(unknown) > 100).all(), "what it does not know is OpenCV's"
     finally:
         image_codec._cv_bridge.cache_clear()
 

@@ -311,6 +311,19 @@ def test_tasks_that_have_no_topic_are_refused(robot, tmp_path):
     assert not refusal.successful and 'edges' in refusal.reason
 
 
+def test_inverse_depth_is_refused(robot, start_process, tmp_path):
+    """As of Cityscapes: what reads the topics takes it for metres."""
+    card = replace(COMPACT, depth_unit='inverse')
+    save_checkpoint(tmp_path / 'a.safetensors', build_network(card), card)
+    start_process(MODULE, *small(autostart=False, weights=tmp_path / 'a.safetensors'))
+    assert not robot.change('configure')
+    robot.wait_for_status(DiagnosticStatus.ERROR, r'tasks.*inverse.*: \[segmentation, normal\]')
+    assert robot.set(tasks=['segmentation', 'normal']).successful
+    assert robot.change('configure')
+    refusal = robot.set(tasks=['depth'])
+    assert not refusal.successful and 'inverse' in refusal.reason
+
+
 def test_an_activation_that_fails_leaves_nothing(start_process, robot):
     start_process(MODULE, *small(autostart=False),
                   '-p', 'qos_overrides./image.subscription.reliability:=sometimes')

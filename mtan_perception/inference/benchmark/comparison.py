@@ -88,9 +88,13 @@ class _Process:
             [sys.executable, '-m', 'mtan_perception.inference.benchmark.worker', name,
              str(folder), device, precision], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._log, text=True, env=environment, start_new_session=True)
+        self._end: str | None = None
+        """Why it runs no more."""
 
     def ask(self, method: str, *arguments: Any, patience: float = 600) -> Any:
         """Return the method's result; RuntimeError with what went wrong, or for want of one."""
+        if self._end is not None:
+            raise RuntimeError(self._end)
         # Its whole session: a compiler runs in processes of its own.
         timer = threading.Timer(patience, os.killpg, (self._process.pid, signal.SIGKILL))
         timer.start()
@@ -99,8 +103,12 @@ class _Process:
             answer = json.loads(self._process.stdout.readline())
         except (OSError, ValueError):
             code, late = self._process.wait(), not timer.is_alive()
-            raise RuntimeError(f'not done after {patience:.0f} s' if late else
-                               f'its process ended with exit code {code}') from None
+            self._end = (f'not done after {patience:.0f} s' if late else
+                         f'its process ended with exit code {code}')
+            raise RuntimeError(self._end) from None
+        except KeyboardInterrupt:  # which, in a session of its own, it has not got
+            os.killpg(self._process.pid, signal.SIGKILL)
+            raise
         finally:
             timer.cancel()
         if 'error' in answer:
