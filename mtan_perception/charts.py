@@ -171,7 +171,7 @@ def _ticks(low: float, high: float) -> list[float]:
     if not high > low:
         low, high = low - 0.5, low + 0.5
     rough = (high - low) / 6
-    power = 10 ** math.floor(math.log10(rough))
+    power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, last + 1)]

@@ -76,6 +76,11 @@ def test_a_bar_of_which_nothing_is_known_is_left_out():
     assert np.array_equal(known, unknown)
 
 
+def test_values_of_any_size_are_drawn():
+    values = np.array([1e300, -2, 3])
+    assert blue(band_chart(np.arange(3), values, values, values, **LABELS)).any()
+
+
 def test_nothing_to_draw_is_said():
     """Neither chart fails for want of a value."""
     nothing = np.full(3, np.nan)

@@ -5,6 +5,7 @@
 import argparse
 from pathlib import Path
 import signal
+from typing import Any
 
 _OPTIONS = ('data', 'root', 'minutes', 'epochs', 'steps', 'out', 'device', 'seed')
 
@@ -45,17 +46,13 @@ def run(args: argparse.Namespace) -> None:
 
     from mtan_perception.inference.devices import is_out_of_memory
     from mtan_perception.training import distributed
-    from mtan_perception.training.config import make_config, read_yaml
+    from mtan_perception.training.config import LENGTHS, make_config, read_yaml
     from mtan_perception.training.trainer import Trainer
     keys = read_yaml(args.config) if args.config else {}
-    for entry in args.keys:
-        name, sign, value = entry.partition('=')
-        if not sign:
-            raise ValueError(f'{entry!r} is not key=value')
-        keys[name] = value
-    for name in _OPTIONS:
-        if getattr(args, name) is not None:
-            keys[name] = getattr(args, name)
+    given = _given(args)
+    if not given.keys().isdisjoint(LENGTHS):  # in place of the file's, whichever that is
+        keys = {name: value for name, value in keys.items() if name not in LENGTHS}
+    keys |= given
     device = keys.get('device', 'auto')
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -80,3 +77,15 @@ def run(args: argparse.Namespace) -> None:
     finally:
         signal.signal(signal.SIGTERM, former)
         distributed.stop()
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keys that are given on the command line."""
+    keys = {}
+    for entry in args.keys:
+        name, sign, value = entry.partition('=')
+        if not sign:
+            raise ValueError(f'{entry!r} is not key=value')
+        keys[name] = value
+    return keys | {name: getattr(args, name) for name in _OPTIONS
+                   if getattr(args, name) is not None}

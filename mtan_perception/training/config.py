@@ -4,6 +4,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+import math
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,26 @@ class TrainConfig:
         return asdict(self)
 
 
+MAY_CHANGE = frozenset((
+    'root', 'minutes', 'epochs', 'steps', 'pool_gigabytes', 'workers', 'learning_rate', 'warm_up',
+    'clip', 'device', 'precision', 'threads', 'out', 'checkpoint_every', 'log_every',
+    'validate_every', 'validation_frames'))
+"""The keys of which a resumed training may have other values than it began with."""
+
+LENGTHS = 'minutes', 'epochs', 'steps'
+"""The keys that say how long a training is, of which one is given."""
+
+# key -> least and greatest value.
+_RANGES = {
+    **dict.fromkeys(('head_channels', 'output_stride', 'input_height', 'input_width', 'period',
+                     'loss_stride', 'validation_frames'), (1, math.inf)),
+    **dict.fromkeys((*LENGTHS, 'focal_length', 'pool_gigabytes', 'jitter', 'workers',
+                     'learning_rate', 'weight_decay', 'clip', 'threads', 'checkpoint_every',
+                     'log_every', 'validate_every', 'class_balance'), (0, math.inf)),
+    **dict.fromkeys(('flip', 'dropout', 'ema'), (0, 1)),
+    'warm_up': (0, 0.99),
+}
+
 # What the figures are judged by: relative depth error, mean angle, share of right pixels; rare
 # classes count a little more. The world is endless, so that dropout has nothing to prevent.
 _JUDGED = {
@@ -185,6 +206,10 @@ def make_config(overrides: Mapping[str, Any], preset: str | None = None,
         if name not in known:
             raise ValueError(f'configuration: unknown key {name!r}; keys are {", ".join(known)}')
         keys[name] = _convert(name, value, getattr(TrainConfig(), name))
+        least, greatest = _RANGES.get(name, (-math.inf, math.inf))
+        if name in _RANGES and not least <= keys[name] <= greatest:
+            limits = f'{least:g} or more' if greatest == math.inf else f'{least:g} to {greatest:g}'
+            raise ValueError(f'{name}: {value}; give {limits}')
     config = replace(TrainConfig(), **keys)
     if config.tasks:
         parse_tasks(config.tasks)
@@ -198,6 +223,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     import yaml  # here, because presets must work without it
     try:
         keys = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except OSError as error:
+        raise ValueError(f'{path}: cannot be opened ({error.strerror}); give a YAML file with '
+                         'keys of the configuration') from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f'{path}: is not YAML ({error})') from error
     if not isinstance(keys, dict):

@@ -294,6 +294,9 @@ def _read_intrinsics(layout: Layout, root: Path) -> Tensor | None:
         return torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     path = root / layout.intrinsics
     if not path.is_file():
+        if layout not in LAYOUTS.values():
+            raise DatasetError(f'{path}: no such file, though `intrinsics` names it; correct the '
+                               'path, or leave the key out if the camera is not known')
         return None
     matrix = _read(path)
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[0, 0] <= 0:
@@ -411,7 +414,8 @@ def _finite(array: np.ndarray) -> np.ndarray:
     array = array.astype(np.float32, copy=False)
     wrong = ~np.isfinite(array)
     if wrong.any():
-        raise ValueError(f'has NaN or infinity in {wrong.sum()} value(s)')
+        raise ValueError(f'has NaN or infinity in {wrong.sum()} value(s); if NaN stands for '
+                         'unknown, write `ignore: .nan` for the task')
     return array
 
 

@@ -9,6 +9,11 @@ import sys
 
 import numpy as np
 
+from mtan_perception.files import written_whole
+
+_KINDS = ('train', 'validation')
+"""Of records. Other CSV files in the folder are somebody else's."""
+
 
 class Journal:
     """
@@ -26,7 +31,7 @@ class Journal:
         """Add a row to KIND.csv; a new file gets a header."""
         path = self._folder / f'{kind}.csv'
         row = {'step': step, **values}
-        new = not path.exists()
+        new = path not in self._tables()
         with open(path, 'a', newline='', encoding='utf-8') as file:
             writer = csv.DictWriter(file, row)
             if new:
@@ -38,10 +43,17 @@ class Journal:
 
     def rewind(self, step: int) -> None:
         """Drop the rows after a step: a resumed run takes those steps again."""
-        for path in self._folder.glob('*.csv'):
+        for path in self._tables():
             header, *rows = path.read_text(encoding='utf-8').splitlines(keepends=True)
             kept = [row for row in rows if _step(row) is not None and _step(row) <= step]
-            path.write_text(''.join([header, *kept]), encoding='utf-8')
+            if kept != rows:
+                with written_whole(path) as temporary:
+                    temporary.write_text(''.join([header, *kept]), encoding='utf-8')
+
+    def _tables(self) -> list[Path]:
+        """Return the CSV files that there are; one that was cut off before its header is none."""
+        paths = [self._folder / f'{kind}.csv' for kind in _KINDS]
+        return [path for path in paths if path.is_file() and path.stat().st_size]
 
     def draw(self) -> None:
         """Draw every column of the CSV files over the steps, where OpenCV is installed."""
@@ -51,7 +63,7 @@ class Journal:
             from mtan_perception.charts import band_chart
         except ImportError:
             return
-        for path in self._folder.glob('*.csv'):
+        for path in self._tables():
             names, steps, columns = _read(path)
             pictures = [band_chart(steps, *_smooth(values), title=f'{path.stem} {name}',
                                    x_label='step', y_label=name)

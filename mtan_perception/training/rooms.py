@@ -15,6 +15,8 @@ import multiprocessing
 import os
 from pathlib import Path
 import shutil
+import signal
+import sys
 import time
 
 from safetensors import SafetensorError
@@ -41,6 +43,8 @@ _CHUNK = {'cpu': 4, 'cuda': 128}
 _AHEAD = 8
 # More than any training has, so that those of two seeds never have rooms in common.
 _STAGES_PER_RUN = 64
+# Seconds between attempts to write to a disk that is full.
+_RETRY = 10.0
 # A frame is rendered this much larger than it is drawn, for crops to differ: pixels each way.
 _MARGIN = 16
 
@@ -105,6 +109,11 @@ class FramePool:
             self._store[name][place.to(self.device)] = value.to(self.device)
         self.count += number
 
+    def clear(self) -> None:
+        """Free the memory; what a stage begins with again is then put in anew."""
+        self.count = 0
+        self._store = {}
+
     def draw(self, number: int, size: tuple[int, int],
              generator: torch.Generator) -> dict[str, Tensor]:
         """Return a batch of random frames, each cropped to `size` and flipped at random."""
@@ -160,6 +169,9 @@ class RoomStream:
     def batch(self, stage: int, step: int) -> dict[str, Tensor]:
         """Return the batch of step number `step` of a stage, both counted from 0."""
         settings, pool = self._stages[stage], self._pools[stage]
+        for other in self._pools:
+            if other is not pool:
+                other.clear()
         own = settings.batch // self._world
         needed = own + step * own / settings.reuse
         self._fill(stage, int(needed))
@@ -227,17 +239,20 @@ class _Renderer:
         self._wanted = context.Array('q', len(jobs), lock=False)
         self._process = context.Process(target=_render_ahead, args=(jobs, self._wanted),
                                         name='mtan-renderer', daemon=True)
+        # A Ctrl-C is for the trainer, which ends this one.
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
     def wait(self, stage: int, chunk: int) -> dict[str, Tensor]:
         self._wanted[stage] = max(self._wanted[stage], chunk)
         path = self._jobs[stage].path(chunk)
-        while not path.exists():
+        while (chunk := _read(path)) is None:
             if not self._process.is_alive():
                 raise OSError(f'{path}: the process that renders it has died (exit code '
                               f'{self._process.exitcode}); its message is above')
             time.sleep(0.02)
-        return load_file(path)
+        return chunk
 
     def close(self) -> None:
         self._process.terminate()
@@ -247,19 +262,12 @@ class _Renderer:
 def _render_ahead(jobs: Sequence[_Job], wanted: Sequence[int]) -> None:
     torch.set_num_threads(1)
     parent = os.getppid()
-    try:
-        for stage, chunk in _order(jobs, wanted):
-            if os.getppid() != parent:  # the trainer was killed
-                return
-            path = jobs[stage].path(chunk)
-            if path.exists() and _readable(path):
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            frames = jobs[stage].render(chunk, 'cpu')
-            with written_whole(path) as temporary:
-                save_file(frames, temporary)
-    except KeyboardInterrupt:
-        pass
+    for stage, chunk in _order(jobs, wanted):
+        if os.getppid() != parent:  # the trainer was killed
+            return
+        path = jobs[stage].path(chunk)
+        if _read(path) is None:
+            _write(path, jobs[stage].render(chunk, 'cpu'))
 
 
 def _order(jobs: Sequence[_Job], wanted: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -279,9 +287,24 @@ def _order(jobs: Sequence[_Job], wanted: Sequence[int]) -> Iterator[tuple[int, i
             time.sleep(0.05)
 
 
-def _readable(path: Path) -> bool:
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """Return the frames in a file, None where there is none or it is damaged."""
     try:
-        load_file(path)
+        return load_file(path) if path.exists() else None
     except (OSError, SafetensorError):
-        return False
-    return True
+        return None
+
+
+def _write(path: Path, frames: dict[str, Tensor]) -> None:
+    """Write frames into a file; where the disk is full, once there is room."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(path) as temporary:
+                save_file(frames, temporary)
+            return
+        except (OSError, SafetensorError) as error:
+            print(f'warning: {path}: cannot be written ({error}); training waits for it, and it '
+                  f'is tried again every {_RETRY:.0f} s: make room', file=sys.stderr, flush=True)
+            time.sleep(_RETRY)

@@ -3,14 +3,14 @@
 """Where the samples come from: what a data set offers to the trainer."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+import functools
 import math
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from mtan_perception.labels import LabelSet, NYUV2_13
 from mtan_perception.model_card import ModelCard
@@ -117,20 +117,23 @@ class FileSource:
                            self._workers, rank, world)
 
     def validation(self, frames: int, device: torch.device) -> Iterable[Batch]:
-        """Return batches of single validation samples, at most `frames`."""
-        loader = DataLoader(self._validation, 1, num_workers=self._workers,
-                            generator=torch.Generator())
-        return _Limited(loader, frames, device)
+        """Return batches of single validation samples, at most `frames`, from all parts of it."""
+        length = len(self._validation)
+        count = min(frames, length)
+        # Neighbours are often of one scene.
+        chosen = Subset(self._validation, [index * length // count for index in range(count)])
+        loader = DataLoader(chosen, 1, num_workers=self._workers, generator=torch.Generator())
+        return _Moved(loader, device)
 
 
-class _Limited:
-    """The first batches of a loader, on a device."""
+class _Moved:
+    """The batches of a loader, on a device."""
 
-    def __init__(self, loader: DataLoader, count: int, device: torch.device) -> None:
-        self._loader, self._count, self._device = loader, count, device
+    def __init__(self, loader: DataLoader, device: torch.device) -> None:
+        self._loader, self._device = loader, device
 
     def __iter__(self) -> Iterator[Batch]:
-        return (_move(batch, self._device) for batch in islice(self._loader, self._count))
+        return (_move(batch, self._device) for batch in self._loader)
 
 
 class _FileStream:
@@ -144,6 +147,8 @@ class _FileStream:
         self._rank, self._world = rank, world
         self._place: tuple[int, int] | None = None
         self._batches: Iterator[Batch] = iter(())
+        # A batch may end one epoch and begin the next.
+        self._order = functools.lru_cache(maxsize=2)(self._shuffled)
 
     def batch(self, stage: int, step: int) -> Batch:
         if self._place != (stage, step):
@@ -178,7 +183,7 @@ class _FileStream:
             yield indices[self._rank * own:(self._rank + 1) * own]
             step += 1
 
-    def _order(self, stage: int, epoch: int) -> list[int]:
+    def _shuffled(self, stage: int, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(
             hash((self._seed, stage, epoch)) % 2 ** 63)
         return torch.randperm(len(self._dataset), generator=generator).tolist()

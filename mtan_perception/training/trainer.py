@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 import json
+import math
 import os
 from pathlib import Path
 import shutil
 import signal
 import threading
 import time
+from typing import Any
 
 import torch
 from torch import nn, Tensor
@@ -26,7 +28,7 @@ from mtan_perception.tasks import SEGMENTATION
 from mtan_perception.training import distributed
 from mtan_perception.training.architectures import build_architecture
 from mtan_perception.training.averaging import WeightAverage
-from mtan_perception.training.config import parse_stages, Stage, TrainConfig
+from mtan_perception.training.config import MAY_CHANGE, parse_stages, Stage, TrainConfig
 from mtan_perception.training.journal import clock, Journal, ProgressLine
 from mtan_perception.training.losses import (
     choose_losses,
@@ -105,7 +107,7 @@ class Trainer:
             for values in (self.card.mean, self.card.std))
         self.out = Path(config.out)
         if self.rank == 0:
-            self.out.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             self._check_space()
 
     # ---- setting up -------------------------------------------------------------------------
@@ -190,6 +192,13 @@ class Trainer:
             raise ValueError(f'optimizer: {config.optimizer!r}; choose adamw, adam or sgd')
         return kinds[config.optimizer](groups, config.learning_rate, fused=True)
 
+    def _make_folder(self) -> None:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f'out: {self.out} cannot be made ({error.strerror}); choose another '
+                             'folder with --out') from None
+
     def _check_space(self) -> None:
         """Stop before the training rather than at its first checkpoint."""
         size = sum(p.numel() * p.element_size() for p in self.network.parameters())
@@ -216,16 +225,18 @@ class Trainer:
             'rng': torch.get_rng_state(),
             'step': self.step, 'elapsed': self.elapsed, 'best': self.best,
             'stage': self.stage, 'stage_steps': self.stage_steps,
+            'configuration': self.config.summary(),
         }
 
     def resume(self) -> None:
         """
         Take up the run in the folder.
 
-        :raises CheckpointError: if there is none, or it is of another network or weighting.
+        :raises CheckpointError: if there is none, or it is of another configuration.
         """
         state = read_state(self.state_path)
         try:
+            self._check_configuration(state['configuration'])
             self.network.load_state_dict(state['network'])
             if self.average:
                 self.average.network.load_state_dict(state['average'])
@@ -235,9 +246,7 @@ class Trainer:
             torch.set_rng_state(state['rng'])
             for name in ('step', 'elapsed', 'best', 'stage', 'stage_steps'):
                 setattr(self, name, state[name])
-            if len(self.stage_steps) != len(self.stages):
-                raise ValueError(f'{len(self.stage_steps)} stages, not {len(self.stages)}')
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f'{self.state_path}: is the state of another training ({error}); resume with the '
                 'configuration that it was started with, or train into another folder') from error
@@ -245,13 +254,39 @@ class Trainer:
             # The stored one is the first process's; what matters is that they differ.
             torch.manual_seed(self.config.seed + self.step + 1 + self.rank)
 
+    def _check_configuration(self, before: Mapping[str, Any]) -> None:
+        """Raise ValueError for keys of which the training so far depends on the former value."""
+        changed = [f'{name} was {before[name]!r} and is {value!r}'
+                   for name, value in self.config.summary().items()
+                   if name not in MAY_CHANGE and before[name] != value]
+        if changed:
+            raise ValueError(', '.join(changed))
+
     def _save_state(self) -> None:
+        """Write what a run is resumed from, unless there is nothing in it to go on with."""
         if self.rank:
             return
-        try:
+        self._check_convergence()
+        with self._tolerating_a_full_disk(), _uninterrupted():
             save_state(self.state_path, self.state_dict())
+
+    def _check_convergence(self, losses: Iterable[float] = ()) -> None:
+        """Raise ValueError where losses or weights are lost; what was saved before is not."""
+        if all(map(math.isfinite, losses)) and all(
+                parameter.isfinite().all() for parameter in self.network.parameters()):
+            return
+        raise ValueError(
+            f'the training has diverged: at step {self.step} losses or weights are not finite; '
+            f'lower learning_rate ({self.config.learning_rate:g}), or set clip '
+            f'({self.config.clip:g}; 0 is none), and start anew or go on with --resume, from '
+            'before that')
+
+    @contextmanager
+    def _tolerating_a_full_disk(self) -> Iterator[None]:
+        """Say so where something cannot be written: the disk may be cleared before the end."""
+        try:
+            yield
         except OSError as error:
-            # A disk may be cleared before the next one; the one before is still there.
             self.failed_saves += 1
             print(f'warning: {error} ({self.failed_saves} so far); training goes on', flush=True)
 
@@ -273,7 +308,7 @@ class Trainer:
             self._loop(stream, journal)
             finished = True
         except KeyboardInterrupt:
-            self._save_state()
+            self._stop()
             raise
         finally:
             # The frames of an unfinished run are kept: it may be resumed.
@@ -281,8 +316,18 @@ class Trainer:
             if journal is not None:
                 journal.close()
         if self.rank == 0:
-            save_state(self.state_path, self.state_dict())
+            with _uninterrupted():
+                save_state(self.state_path, self.state_dict())
         return self.figures
+
+    def _stop(self) -> None:
+        """Write what has been learnt, to go on with and to be used."""
+        if self.step and self.rank == 0:
+            with _uninterrupted():
+                self._save_state()
+                with self._tolerating_a_full_disk():
+                    self._save_weights('last.safetensors')
+            ProgressLine().say(f'stopped at step {self.step}; --resume goes on')
 
     def _loop(self, stream: Stream, journal: Journal | None) -> None:
         config, line = self.config, ProgressLine()
@@ -295,10 +340,14 @@ class Trainer:
                 pace.now - last_check >= config.validate_every])
             if log:
                 losses, rate = pace.take()
+                self._check_convergence(losses)
                 if journal is not None:
-                    journal.write('train', self.step, self._row(progress, losses, rate))
+                    with self._tolerating_a_full_disk():
+                        journal.write('train', self.step, self._row(progress, losses, rate))
             if check and progress < 1:
-                self._close_chapter(journal, line)
+                self._validate(line)
+                with self._tolerating_a_full_disk():
+                    self._close_chapter(journal)
                 last_check = pace.reset()
             if progress >= 1:
                 break
@@ -313,7 +362,8 @@ class Trainer:
             if pace.now - last_save >= config.checkpoint_every:
                 self._save_state()
                 last_save = pace.now
-        self._close_chapter(journal, line)
+        self._validate(line)
+        self._close_chapter(journal)
         if self.rank == 0:
             line.say(f'{self.step} steps in {clock(self.elapsed)}; with validation '
                      f'{clock(time.perf_counter() - started)} in this process; see {self.out}')
@@ -421,38 +471,47 @@ class Trainer:
                 'learning_rate': self.optimizer.param_groups[0]['lr'], 'images_per_second': rate,
                 **dict(zip(self.card.tasks, losses, strict=True))}
 
-    def _close_chapter(self, journal: Journal | None, line: ProgressLine) -> None:
-        """Validate and write the weights: whenever a run ends, there is something to use."""
+    @property
+    def _learnt(self) -> nn.Module:
+        """The network that is judged and written: the average, where there is one."""
+        return (self.average.network if self.average else self.network).eval()
+
+    def _validate(self, line: ProgressLine) -> None:
+        self._check_convergence()
         if self._validation is None:
             frames = self.config.validation_frames
             if self.source.length is None and self.budget.seconds:
                 frames = max(4, min(frames, int(self.budget.seconds / _SECONDS_PER_ROOM)))
             self._validation = self.source.validation(frames, self.device)
-        network = (self.average.network if self.average else self.network).eval()
         with self._mixed():
-            self.figures = validate(network, map(self._padded, self._validation), self.card.tasks,
-                                    self.normalise, self.compute_losses)
+            self.figures = validate(
+                self._learnt, map(self._padded, self._validation), self.card.tasks,
+                self.normalise, self.compute_losses)
+        if self.rank == 0:
+            line.say('validation ' + json.dumps(_rounded(self.figures)))
+
+    def _close_chapter(self, journal: Journal | None) -> None:
+        """Write the weights, and then, which matters less, the figures of the validation."""
         # Every process has the same figures, since losses are means over all; one writes them.
         if journal is None:
             return
-        line.say('validation ' + json.dumps(_rounded(self.figures)))
+        self._save_weights('last.safetensors')
+        if (value := score(self.figures, self.source.kinds)) > self.best:
+            self._save_weights('best.safetensors')
+            self.best = value
         journal.write('validation', self.step, {
             f'{task}.{key}': value for task, values in self.figures.items()
             for key, value in values.items() if isinstance(value, float)})
         journal.draw()
-        self._save_weights('last.safetensors', network)
-        if (value := score(self.figures)) > self.best:
-            self.best = value
-            self._save_weights('best.safetensors', network)
 
-    def _save_weights(self, name: str, network: nn.Module) -> None:
+    def _save_weights(self, name: str) -> None:
         if self.config.architecture != 'mtan':
             return
         training = {'data': self.config.data, 'steps': self.step,
                     'minutes': round(self.elapsed / 60, 1), 'device': _device_name(self.device),
                     'processes': self.world, 'validation': _rounded(self.figures),
                     'configuration': self.config.summary()}
-        save_checkpoint(self.out / name, network, replace(self.card, training=training),
+        save_checkpoint(self.out / name, self._learnt, replace(self.card, training=training),
                         torch.float16)
 
 

@@ -9,6 +9,7 @@ from torch import nn, Tensor
 
 from mtan_perception.metrics import DepthMetrics, NormalMetrics, SegmentationMetrics
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
+from mtan_perception.training.layouts import INVERSE_DEPTH
 
 # Figure -> how much a unit of it is worth when weights are chosen; degrees as shares of 90.
 _WORTH = {(SEGMENTATION, 'miou'): 1.0, (DEPTH, 'rel'): -1.0, (NORMAL, 'mean'): -1 / 90}
@@ -46,10 +47,16 @@ def validate(network: nn.Module, batches: Iterable[Mapping[str, Tensor]],
                    **(metrics[name].result() if name in metrics else {})} for name in tasks}
 
 
-def score(figures: Figures) -> float:
-    """Return one number to choose weights by, the greater the better."""
+def score(figures: Figures, kinds: Mapping[str, str]) -> float:
+    """
+    Return one number to choose weights by, the greater the better.
+
+    :param kinds: task -> kind, from the data set. A relative error of inverse depth, which goes
+        to 0 with the distance, would outweigh all else: that counts by its loss.
+    """
     total = 0.0
     for name, values in figures.items():
-        judged = [worth * values[key] for (task, key), worth in _WORTH.items() if task == name]
+        judged = [worth * values[key] for (task, key), worth in _WORTH.items()
+                  if task == name and kinds[name] != INVERSE_DEPTH]
         total += judged[0] if judged else -values['loss']
     return total

@@ -87,12 +87,22 @@ def test_a_run_that_is_asked_to_end_keeps_its_last_step(tmp_path, capsys):
     (['--steps', '1', 'tasks=depth:1,pose:3'], "tasks: unknown 'pose'"),
     (['--steps', '1', 'tasks=segmentation:40'], 'tasks: segmentation:40, but rooms have segm'),
     (['--steps', '1', '--device', 'tpu0'], "device: 'tpu0' is not known"),
+    (['--config', 'none.yaml', '--steps', '1'], 'none.yaml: cannot be opened (No such file'),
     (['--steps', '1', '--resume'], 'state.pt: cannot be opened')))
 def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, arguments, message):
     assert main(['train', '--out', str(tmp_path), *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith('mtan train: error: ')
     assert message in error
+
+
+def test_a_length_on_the_command_line_takes_the_files_place(tmp_path, capsys):
+    path = tmp_path / 'a.yaml'
+    path.write_text('data: synthetic\nepochs: 200\nhead_channels: 4\n')
+    assert main(['train', '--config', str(path), '--minutes', '-1', '--out', str(tmp_path)]) == 2
+    assert 'minutes: -1.0; give 0 or more' in capsys.readouterr().err
+    assert main(['train', '--config', str(path), '--steps', '1', '--out', str(path)]) == 2
+    assert f'out: {path} cannot be made (File exists)' in capsys.readouterr().err, 'not: length'
 
 
 def test_a_device_that_is_full_is_an_error_with_a_way_out(tmp_path, capsys, monkeypatch):

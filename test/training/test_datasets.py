@@ -399,6 +399,15 @@ def test_a_wrong_description_names_file_and_key(pictures, change, fault):
         open_dataset('folder', pictures, 'train')
 
 
+def test_intrinsics_that_are_named_have_to_be_there(pictures):
+    """Else weights would not know their camera, and nobody would know why."""
+    content = yaml.safe_load(pictures.read_text())
+    content['intrinsics'] = 'K_typo.npy'
+    pictures.write_text(yaml.safe_dump(content))
+    with pytest.raises(DatasetError, match=r'K_typo\.npy: no such file, though `intrin'):
+        open_dataset('folder', pictures, 'train')
+
+
 def test_what_is_no_description_is_named(tmp_path):
     with pytest.raises(DatasetError, match=r'none\.yaml: cannot be read'):
         open_dataset('folder', tmp_path / 'none.yaml', 'train')

@@ -99,3 +99,30 @@ def test_a_stream_repeats_and_resumes_from_its_files(tmp_path):
     finally:
         again.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_that_is_over_holds_no_memory(tmp_path):
+    """And begins again where it was, as after a resume with a longer budget."""
+    stream = open_stream(tmp_path / 'frames')
+    try:
+        first = stream.batch(0, 2)
+        stream.batch(1, 0)
+        assert stream._pools[0]._store == {}
+        assert torch.equal(stream.batch(0, 2)['depth'], first['depth'])
+    finally:
+        stream.close()
+
+
+def test_a_damaged_file_is_rendered_anew(tmp_path):
+    stream = open_stream(tmp_path / 'frames')
+    try:
+        first = stream.batch(0, 0)
+    finally:
+        stream.close(keep=True)
+    path = tmp_path / 'frames' / '0-16x24-0' / '000000.safetensors'
+    path.write_bytes(path.read_bytes()[:1000])
+    again = open_stream(tmp_path / 'frames', fresh=False)
+    try:
+        assert torch.equal(again.batch(0, 0)['depth'], first['depth'])
+    finally:
+        again.close()

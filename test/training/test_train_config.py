@@ -53,7 +53,13 @@ def test_the_file_of_the_default_is_the_preset_on_a_cpu():
     ({'stages': '1:288:4'}, "stages: cannot read '1:288:4'"),
     ({'stages': '0.5:8x8:1,0.4:8x8:1'}, 'ends before it begins'),
     ({'stages': '0.5:8x8:1'}, 'the last one ends at 0.5, not at 1'),
-    ({'stages': '1:8x8:0'}, 'must be above 0')))
+    ({'stages': '1:8x8:0'}, 'must be above 0'),
+    ({'steps': '-2'}, 'steps: -2; give 0 or more'),
+    ({'loss_stride': 0}, 'loss_stride: 0; give 1 or more'),
+    ({'threads': -1}, 'threads: -1; give 0 or more'),
+    ({'validation_frames': 0}, 'validation_frames: 0; give 1 or more'),
+    ({'warm_up': 1}, 'warm_up: 1; give 0 to 0.99'),
+    ({'dropout': 'nan'}, 'dropout: nan; give 0 to 1')))
 def test_what_cannot_be_read_is_named(keys, message):
     with pytest.raises(ValueError, match=message):
         make_config(keys)

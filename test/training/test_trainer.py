@@ -23,7 +23,9 @@ from mtan_perception.training import trainer as trainer_module
 from mtan_perception.training.evaluation import to_image
 from mtan_perception.training.layouts import DEFAULT_KINDS
 from mtan_perception.training.losses import valid_pixels
+from mtan_perception.training.sources import FileSource
 from mtan_perception.training.trainer import pad, thin, Trainer
+from mtan_perception.training.validation import score
 
 SCRIPT = Path(__file__).with_name('train_in_memory.py')
 
@@ -121,7 +123,7 @@ def test_a_longer_budget_goes_back_to_a_stage_but_not_to_its_batches(tmp_path):
         trainer.train()
     assert asked == [*((0, step) for step in range(3)), (1, 0),
                      *((0, step) for step in range(3, 5)), (1, 1), (1, 2)]
-    with pytest.raises(CheckpointError, match='2 stages, not 1'):
+    with pytest.raises(CheckpointError, match=r"stages was '0\.75:32x48:2,1:32x48:4' and is '1:"):
         Trainer(make_config(tmp_path), make_source()).resume()
 
 
@@ -158,6 +160,55 @@ def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(whole, tmp_path):
         assert torch.equal(ours, theirs)
 
 
+def test_ctrl_c_while_the_state_is_written_waits_for_its_end(tmp_path):
+    """Torch's writer may abort the process when it is left in the middle."""
+    class Interrupted(Trainer):
+
+        def state_dict(self):
+            if self.step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)  # as of a user who does not see it end
+            return super().state_dict()
+
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Interrupted(make_config(tmp_path, checkpoint_every=0.0), make_source()).train()
+    finally:
+        signal.signal(signal.SIGINT, former)
+    rest = Trainer(make_config(tmp_path), make_source())
+    rest.resume()
+    assert rest.step == 3
+    assert read_card(tmp_path / 'last.safetensors').training['steps'] == 3
+
+
+def test_a_training_that_diverges_ends_and_keeps_what_was_sound(tmp_path):
+    keys = {'learning_rate': 1e30, 'warm_up': 0.0, 'clip': 0.0, 'checkpoint_every': 0.0}
+    trainer = Trainer(make_config(tmp_path, **keys), make_source())
+    trainer._save_state()
+    with pytest.raises(ValueError, match=r'diverged: at step \d .*lower learning_rate \(1e\+30\)'):
+        trainer.train()
+    assert not (tmp_path / 'last.safetensors').exists()
+    again = Trainer(make_config(tmp_path), make_source())
+    again.resume()
+    assert all(parameter.isfinite().all() for parameter in again.network.parameters())
+
+
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
+    """Tables that are no record of a training, one that cannot be written, one cut off."""
+    people = 'name,age\nAda,36\n'
+    (tmp_path / 'people.csv').write_text(people)
+    (tmp_path / 'validation.csv').write_text('')
+    (tmp_path / 'train.csv').mkdir()
+    trainer = Trainer(make_config(tmp_path, steps=2), make_source())
+    trainer.train()
+    assert (tmp_path / 'people.csv').read_text() == people
+    assert not (tmp_path / 'people.png').exists()
+    assert trainer.failed_saves == 2, 'of the rows of train.csv'
+    assert (tmp_path / 'validation.csv').read_text().startswith('step,segmentation.loss,')
+    assert (tmp_path / 'best.safetensors').exists()
+
+
 def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch, capsys):
     resource = pytest.importorskip('resource')
     trainer = Trainer(make_config(tmp_path), make_source())
@@ -188,6 +239,12 @@ def test_a_state_that_does_not_fit_is_named(whole, tmp_path):
     other = Trainer(make_config(whole.out, architecture='split'), make_source())
     with pytest.raises(CheckpointError, match='state of another training'):
         other.resume()
+    changed = make_config(whole.out, weight_decay=0.5, learning_rate=1e-4, minutes=0.0)
+    with pytest.raises(CheckpointError, match=r'another training \(weight_decay was 0\.02'):
+        Trainer(changed, make_source()).resume()
+    longer = Trainer(make_config(whole.out, learning_rate=1e-4, steps=9), make_source())
+    longer.resume()
+    assert longer.step == 6
     # What is left after a power failure on a file system without order.
     (tmp_path / 'state.pt').write_bytes((whole.out / 'state.pt').read_bytes()[:5000])
     with pytest.raises(CheckpointError, match='is damaged'):
@@ -286,6 +343,23 @@ def test_a_size_that_is_no_multiple_is_padded_as_the_engine_does(tmp_path):
     engine = Engine(tmp_path / 'w.safetensors', 'cpu', input_size=(50, 70), backend='torch')
     theirs = engine.infer(to_image(image[0]), ['normal']).normal
     assert theirs == pytest.approx(ours[:, :50, :70].permute(1, 2, 0).numpy(), abs=1e-3)
+
+
+def test_the_weights_are_chosen_by_what_is_judged():
+    """Where errors of inverse depth are many times the depth, by its loss."""
+    figures = {'segmentation': {'loss': 1.0, 'miou': 0.5}, 'depth': {'loss': 0.02, 'rel': 33.6},
+               'normal': {'loss': 0.1, 'mean': 9.0}}
+    assert score(figures, DEFAULT_KINDS) == pytest.approx(0.5 - 33.6 - 0.1)
+    inverse = {**DEFAULT_KINDS, 'depth': 'inverse_depth'}
+    assert score(figures, inverse) == pytest.approx(0.5 - 0.02 - 0.1)
+
+
+def test_validation_takes_frames_from_all_parts_of_the_data():
+    samples = [{'number': torch.tensor(index)} for index in range(10)]
+    source = FileSource(samples, samples, NYUV2_TASKS, DEFAULT_KINDS, {}, (32, 48))
+    for wanted, found in ((4, [0, 2, 5, 7]), (20, list(range(10)))):
+        batches = source.validation(wanted, torch.device('cpu'))
+        assert [int(batch['number']) for batch in batches] == found
 
 
 def test_validation_does_not_count_the_classes(tmp_path):
