@@ -12,6 +12,7 @@ can be repeated and resumed exactly.
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 import multiprocessing
+from multiprocessing import resource_tracker
 import os
 from pathlib import Path
 import shutil
@@ -239,7 +240,8 @@ class _Renderer:
         self._wanted = context.Array('q', len(jobs), lock=False)
         self._process = context.Process(target=_render_ahead, args=(jobs, self._wanted),
                                         name='mtan-renderer', daemon=True)
-        # A Ctrl-C is for the trainer, which ends this one.
+        # A Ctrl-C is for the trainer, which ends this one. The tracker unblocks it when it starts.
+        resource_tracker.ensure_running()
         former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._process.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
