@@ -6,7 +6,7 @@ Weights on disk: safetensors with a card (mtan_perception.model_card).
 Foreign checkpoints of the same network are read as tensors alone, never unpickled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import itertools
 import os
 from pathlib import Path
@@ -134,6 +134,7 @@ def import_reference(path: str | os.PathLike, tasks: Mapping[str, int],
     """
     path = Path(path)
     check_tasks(tasks)
+    _refuse_own(path)
     found = _unwrap(_load_tensors(path))
     if not found:
         raise CheckpointError(f'{path}: holds no state dict; save one with '
@@ -143,6 +144,8 @@ def import_reference(path: str | os.PathLike, tasks: Mapping[str, int],
     layout = _LIBMTL if any(name.startswith('encoder.') for name in found) else _REFERENCE
     renames = _module_names(layout, list(tasks), BACKBONES[backbone][1])
     theirs = {_rename(name, renames): name for name in expected}
+    _refuse_other_network(path, list(found), [
+        name for name, ours in theirs.items() if ours.startswith('trunk.')])
     for name in theirs:
         if name.endswith('.num_batches_tracked'):
             found.setdefault(name, torch.zeros((), dtype=torch.int64))
@@ -196,6 +199,28 @@ def _shortened(problems: list[str]) -> list[str]:
     if more <= 1:
         return problems
     return [*problems[:_MAX_PROBLEMS], f'... and {more} more {problems[0].partition(":")[0]}']
+
+
+def _refuse_own(path: Path) -> None:
+    try:
+        with open_weights(path) as file:
+            card_of(path, file)
+    except CheckpointError:
+        return  # as it should be: it is to become one
+    raise CheckpointError(f'{path}: is a weights file already; use it as --weights')
+
+
+_LEAST_TRUNK = 0.1
+"""Of the trunk's names a ResNet of another depth has a fifth and more."""
+
+
+def _refuse_other_network(path: Path, found: Sequence[str], trunk: Sequence[str]) -> None:
+    """Raise CheckpointError where next to no name is one of the trunk, whatever the tasks are."""
+    if len(set(trunk).intersection(found)) < _LEAST_TRUNK * len(trunk):
+        raise CheckpointError(
+            f'{path}: is a checkpoint of another network, or has other names: they are like '
+            f'{found[0]}, those of this network like {trunk[0]}; give one of the reference code '
+            f'or of LibMTL')
 
 
 def _load_tensors(path: Path) -> Any:

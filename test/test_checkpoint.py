@@ -284,14 +284,21 @@ def test_import_of_a_wrapped_checkpoint_without_counters(checkpoint_file, key):
     assert numbers(state)['trunk.conv1.weight'] == numbers(source)['module.shared_conv.0.weight']
 
 
-def test_of_another_network_only_the_first_are_listed(checkpoint_file):
+def test_of_another_backbone_only_the_first_are_listed(checkpoint_file):
     """Of each kind, so that what they have in common is seen."""
-    source = {f'other.{name}': tensor for name, tensor in reference_state().items()}
     with pytest.raises(CheckpointError) as caught:
-        import_reference(checkpoint_file(source), NYUV2_TASKS)
+        import_reference(checkpoint_file(reference_state()), NYUV2_TASKS, 'resnet18')
     lines = str(caught.value).splitlines()
     assert len(lines) == 1 + 2 * 6
     assert re.search(r'\.\.\. and \d{3} more unknown', lines[6])
+
+
+def test_other_names_are_those_of_another_network(checkpoint_file):
+    """One of each is shown, by which a prefix is found."""
+    source = {f'other.{name}': tensor for name, tensor in reference_state().items()}
+    with pytest.raises(CheckpointError, match='is a checkpoint of another network') as error:
+        import_reference(checkpoint_file(source), NYUV2_TASKS)
+    assert 'like other.shared_conv.0.weight, those of this network like s' in str(error.value)
 
 
 def test_everything_that_does_not_fit_is_listed_at_once(checkpoint_file):

@@ -59,6 +59,13 @@ def build_engine(args: argparse.Namespace, tasks: list[str] | None = None) -> 'E
                   parse_size(args.input_size) if args.input_size else None, args.backend)
 
 
+def parse_path(text: str) -> Path:
+    """Read a path; nothing at all, as an unset variable of a shell gives, is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' is no path; give one, . for the present folder")
+    return Path(text)
+
+
 def check_folder(option: str, folder: Path) -> None:
     """Raise ValueError where a folder cannot be written or made: before the work, not after it."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -67,7 +74,14 @@ def check_folder(option: str, folder: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f'{option}: cannot write to {folder}, because {existing} is not a '
-                         f'folder that may be written to ({error.strerror})') from error
+                         f'folder that may be written to ({error.strerror}); give another one'
+                         ) from error
+
+
+def check_suffix(option: str, path: Path, suffix: str, what: str) -> None:
+    """Raise ValueError where the name of a file to write does not end as `what` does."""
+    if path.suffix != suffix:
+        raise ValueError(f'{option}: {path}; {what} ends in {suffix}')
 
 
 def check_file(option: str, path: Path) -> None:

@@ -5,9 +5,9 @@
 import argparse
 from pathlib import Path
 
-from mtan_perception.cli.arguments import parse_size
+from mtan_perception.cli.arguments import check_file, check_suffix, parse_path, parse_size
 from mtan_perception.labels import LABEL_SETS, LabelSet, read_label_set
-from mtan_perception.tasks import parse_tasks, SEGMENTATION
+from mtan_perception.tasks import NYUV2_TASKS, parse_tasks, SEGMENTATION
 
 # What the public training codes feed the network, as mean and std of RGB in 0..1. The range -1..1
 # is called symmetric, because argparse would take a value that starts with - for an option.
@@ -26,10 +26,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                     'reference code or of LibMTL, to safetensors with a model card. What the '
                     'checkpoint does not tell (input scaling, axes) has to be said here.')
     parser.set_defaults(run=run)
-    parser.add_argument('checkpoint', type=Path, metavar='CKPT.pth')
+    parser.add_argument('checkpoint', type=parse_path, metavar='CKPT.pth')
     parser.add_argument('--tasks', required=True, metavar='NAME:CHANNELS,...',
                         help='in training order: segmentation:13,depth:1,normal:3')
-    parser.add_argument('--out', required=True, type=Path, metavar='W.safetensors')
+    parser.add_argument('--out', required=True, type=parse_path, metavar='W.safetensors')
     parser.add_argument('--labels', metavar='NAME|FILE.yaml',
                         help=f'label set: {", ".join(LABEL_SETS)} or a YAML file; by default '
                              f'chosen by the number of classes')
@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
     from mtan_perception.checkpoint import import_reference, save_checkpoint
     from mtan_perception.model_card import ModelCard
     tasks = parse_tasks(args.tasks)
+    _check_out(args.out, args.checkpoint)
     mean, std = _SCALINGS[args.input_scaling]
     labels = _label_set(args.labels, tasks)
     of_cityscapes = labels is not None and labels.name.startswith('cityscapes')
@@ -63,8 +64,21 @@ def run(args: argparse.Namespace) -> None:
         depth_unit=args.depth_unit or ('inverse' if of_cityscapes else 'metre'),
         training={'imported_from': args.checkpoint.name})
     state = import_reference(args.checkpoint, tasks, args.backbone)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(args.out, state, card)
     print(f'{args.out}: {len(state)} tensors, tasks {", ".join(tasks)}')
+    unused = [repr(name) for name in tasks if name not in NYUV2_TASKS]
+    if unused:
+        print(f'{", ".join(unused)}: none of {", ".join(NYUV2_TASKS)}; predict, export and the '
+              'node do not use it')
+
+
+def _check_out(out: Path, checkpoint: Path) -> None:
+    """Raise ValueError for what is no place to write to, the checkpoint itself above all."""
+    if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
+        raise ValueError(f'--out: {out} is the checkpoint itself; give another file')
+    check_suffix('--out', out, '.safetensors', 'a weights file')
+    check_file('--out', out)
 
 
 def _label_set(source: str | None, tasks: dict[str, int]) -> LabelSet | None:

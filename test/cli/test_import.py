@@ -89,6 +89,52 @@ def test_import_writes_nothing_after_an_error(reference_file, out, capsys, optio
     assert [item.name for item in out.parent.iterdir()] == ['ckpt.pth']
 
 
+def test_a_task_that_nothing_else_uses_is_named(reference_file, out, capsys):
+    """It may be meant: such weights can be trained and evaluated."""
+    assert main(['import', reference_file({'segmentation': 13, 'dpeth': 1}), '--tasks',
+                 'segmentation:13,dpeth:1', '--out', str(out)]) == 0
+    assert ("'dpeth': none of segmentation, depth, normal; predict, export and the node do not "
+            'use it') in capsys.readouterr().out
+    assert read_card(out).tasks == {'segmentation': 13, 'dpeth': 1}
+
+
+def test_the_checkpoint_is_never_written_over(reference_file, tmp_path, capsys):
+    """Nor anything that is no name for weights, nor what is no place for them."""
+    path = reference_file({'segmentation': 13})
+    (tmp_path / 'link.safetensors').symlink_to(path)
+    before = open(path, 'rb').read()
+    for out, words in ((path, f'--out: {path} is the checkpoint itself; give another'),
+                       (tmp_path / 'link.safetensors', 'is the checkpoint itself'),
+                       (tmp_path / 'w.pth', 'w.pth; a weights file ends in .safetensors'),
+                       (f'{path}/w.safetensors', f'--out: cannot write to {path}, because')):
+        assert main(['import', path, '--tasks', 'segmentation:13', '--out', str(out)]) == 2
+        assert words in capsys.readouterr().err
+    assert open(path, 'rb').read() == before
+    assert {item.name for item in tmp_path.iterdir()} == {'ckpt.pth', 'link.safetensors'}
+
+
+def test_a_checkpoint_of_another_network_is_called_that(reference_file, out, tmp_path, capsys):
+    """Not its tasks are blamed; a backbone of another depth is still listed."""
+    other = tmp_path / 'other.pth'
+    torch.save({'backbone.conv1.weight': torch.zeros(1), 'fc.weight': torch.zeros(1)}, other)
+    options = ['--tasks', 'segmentation:13', '--out', str(out)]
+    assert main(['import', str(other), *options]) == 2
+    error = capsys.readouterr().err
+    assert f'{other}: is a checkpoint of another network' in error and '--tasks' not in error
+    assert 'backbone.conv1.weight' in error and 'shared_conv.0.weight' in error
+    assert main(['import', reference_file({'segmentation': 13}), *options,
+                 '--backbone', 'resnet101']) == 2
+    assert 'Check --tasks (names, order, channels) and --backbone' in capsys.readouterr().err
+
+
+def test_a_weights_file_needs_no_import(out, tmp_path, capsys):
+    save_checkpoint(tmp_path / 'own.safetensors', *load_network('random'))
+    assert main(['import', str(tmp_path / 'own.safetensors'), '--tasks', 'segmentation:13',
+                 '--out', str(out)]) == 2
+    assert 'own.safetensors: is a weights file already; use it as --weights' in \
+        capsys.readouterr().err
+
+
 def test_info_prints_the_card(tmp_path, capsys):
     network, card = load_network('random')
     save_checkpoint(tmp_path / 'w.safetensors', network, card)
