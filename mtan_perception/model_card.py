@@ -23,6 +23,10 @@ NORMAL_AXES = tuple(NORMAL_SIGNS)
 
 DEFAULT_WEIGHTS = Path(__file__).parent / 'weights' / 'default.safetensors'
 
+UNTRAINED = ("weights 'random': the network is untrained and its outputs mean nothing; they only "
+             'prove that the package runs')
+"""What is said wherever they are used."""
+
 _FORMAT = 'mtan_perception'
 _FORMAT_VERSION = '1'
 

@@ -3,9 +3,10 @@
 """``mtan export``: write the network for another runtime."""
 
 import argparse
-from pathlib import Path
+import sys
 
-from mtan_perception.cli.arguments import parse_names, parse_size
+from mtan_perception.cli.arguments import check_suffix, parse_names, parse_path, parse_size
+from mtan_perception.cli.remarks import size_remarks
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -19,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
                     'unit vectors: x right, y down, z forward.')
     parser.set_defaults(run=run)
     parser.add_argument('--format', required=True, choices=('onnx', 'openvino', 'torchscript'))
-    parser.add_argument('--out', required=True, type=Path, metavar='FILE',
+    parser.add_argument('--out', required=True, type=parse_path, metavar='FILE',
                         help='.onnx, .xml (its weights in a .bin beside it) or .pt')
     parser.add_argument('--weights', default='default', metavar='W.safetensors',
                         help='a weights file, default or random (default %(default)s)')
@@ -37,11 +38,13 @@ def run(args: argparse.Namespace) -> None:
     from mtan_perception.inference.convolution import Convolution
     from mtan_perception.inference.export import EXPORTERS, FACTORIES, FinishedNetwork, notes_of
     from mtan_perception.inference.optimize import OptimizedMTAN
+    from mtan_perception.model_card import UNTRAINED
     from mtan_perception.tasks import DEPTH, NYUV2_TASKS, select_tasks
     write, suffix = EXPORTERS[args.format]
-    if args.out.suffix != suffix:
-        raise ValueError(f'--out: {args.out}; a file of {args.format} ends in {suffix}')
+    check_suffix('--out', args.out, suffix, f'a file of {args.format}')
     network, card = load_network(args.weights)
+    if args.weights == 'random':
+        print(UNTRAINED, file=sys.stderr)
     size = parse_size(args.input_size) if args.input_size else card.input_size
     multiple, least = card.size_multiple, INPUT_LIMITS[0]
     if size[0] % multiple or size[1] % multiple or min(size) < least:
@@ -71,3 +74,5 @@ def run(args: argparse.Namespace) -> None:
     elif DEPTH in tasks and card.corrects_depth:
         print(f'depth is that of a camera with a focal length of {card.focal_length:g} pixels at '
               f'this size; with another, f, multiply it by f / {card.focal_length:g}')
+    for remark in size_remarks(card, tasks, size):
+        print(remark)

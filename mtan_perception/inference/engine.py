@@ -26,7 +26,7 @@ from mtan_perception.inference.errors import BackendError, EngineError, first_li
 from mtan_perception.inference.images import limit_confidence, limit_depth
 from mtan_perception.inference.prediction import Prediction
 from mtan_perception.inference.weights_file import WeightsFile
-from mtan_perception.model_card import read_card
+from mtan_perception.model_card import read_card, UNTRAINED
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION, select_tasks
 
 _LOGGER = logging.getLogger(__name__)
@@ -64,8 +64,7 @@ class Engine:
         self.precision = choose_precision(precision, self.device)
         self.card = read_card(weights)
         if str(weights) == 'random':
-            _LOGGER.warning("weights 'random': the network is untrained and its outputs mean "
-                            'nothing; they only prove that the package runs')
+            _LOGGER.warning(UNTRAINED)
         if not self.available_tasks:
             raise EngineError(f"weights: {weights} has the task(s) {', '.join(self.card.tasks)}; "
                               f"an engine needs at least one of {', '.join(_OUTPUT_TASKS)}")

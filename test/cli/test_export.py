@@ -48,7 +48,7 @@ def notes_of_onnx(path):
 def notes_of_openvino(path):
     from mtan_perception.inference.backends.openvino_runtime import openvino_core
     model = openvino_core().read_model(str(path))
-    return {name: model.get_rt_info(['mtan_perception', name]).astype(str)
+    return {name: model.get_rt_info(['mtan_perception', name]).value
             for name in ('labels', 'depth_unit', 'focal_length')}
 
 
@@ -109,6 +109,17 @@ def test_what_is_said_of_depth(unit, wanted, tmp_path, capsys):
                  '--out', str(tmp_path / 'a.pt'), '--input-size', '32x32']) == 0
     said = capsys.readouterr().out
     assert wanted in said and ('multiply' in said) == (unit == 'metre')
+
+
+def test_what_is_said_of_a_small_size_and_of_no_training(tmp_path, capsys):
+    card = replace(COMPACT, training={'steps': 1})
+    save_checkpoint(tmp_path / 'a.safetensors', build_network(card), card)
+    for weights, is_trained in ((tmp_path / 'a.safetensors', True), ('random', False)):
+        assert main(['export', '--weights', str(weights), '--format', 'torchscript',
+                     '--out', str(tmp_path / 'a.pt'), '--input-size', '32x32']) == 0
+        said = capsys.readouterr()
+        assert ('trained at 288x384; at 32x32 depth comes out too near' in said.out) == is_trained
+        assert ('the network is untrained' in said.err) != is_trained
 
 
 def test_the_wanted_tasks_alone(tmp_path, capsys):
