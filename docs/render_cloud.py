@@ -14,7 +14,7 @@ import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import get_typestore, Stores
 
-from mtan_perception.cli.png import write_png
+from mtan_perception.cli.outputs import write_png
 from mtan_perception.labels import read_label_set
 from mtan_perception.visualization import color_normal
 
@@ -77,7 +77,6 @@ def main() -> None:
     pictures = {
         'colors': np.stack([packed >> shift & 255 for shift in (16, 8, 0)], axis=-1),
         'classes': palette[cloud['label']], 'normals': color_normal(normal)}
-    args.out.mkdir(parents=True, exist_ok=True)
     for name, colors in pictures.items():
         write_png(args.out / f'cloud_{name}.png', draw(points, colors))
 

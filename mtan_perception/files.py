@@ -9,6 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+IMAGE_SUFFIXES = frozenset(('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff',
+                            '.webp'))
+"""Of the pictures that OpenCV reads wherever it is installed, in lower case."""
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -56,6 +60,11 @@ def read_picture(path: Path) -> np.ndarray | None:
         return decode_picture(path.read_bytes())
     except OSError:
         return None
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """Return the pictures of a folder, by their suffixes, in the order of their names."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _flush(path: Path) -> None:

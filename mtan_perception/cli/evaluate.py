@@ -17,6 +17,7 @@ from mtan_perception.cli.arguments import (
     check_file,
     check_folder,
     parse_names,
+    parse_path,
     parse_seeds,
 )
 from mtan_perception.labels import LabelSet, NYUV2_13
@@ -67,8 +68,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_engine_options(parser)
     parser.add_argument('--seconds', type=float, default=30.0,
                         help='how long to watch with --live (default %(default)g)')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures here')
-    parser.add_argument('--pictures', type=Path, metavar='FOLDER',
+    parser.add_argument('--json', type=parse_path, metavar='FILE', help='write the figures here')
+    parser.add_argument('--pictures', type=parse_path, metavar='FOLDER',
                         help='write confusion_matrix.png, depth_error.png, normal_angle.png and '
                              'worst_frames.png here')
 
@@ -82,8 +83,11 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--limit: {args.limit}; evaluate at least 1 frame')
     if args.json:
         check_file('--json', args.json)
+    draw = None
     if args.pictures:
         check_folder('--pictures', args.pictures)
+        # Before the work, as it needs OpenCV.
+        from mtan_perception.training.evaluation_pictures import draw
     start = time.monotonic()
     evaluation, about, labels = (_watch if args.live else _evaluate)(args)
     about |= {'count': evaluation.count, 'tasks': list(evaluation.metrics),
@@ -92,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         known = evaluation.depth_known()
         about['depth_known'] = None if math.isnan(known) else known
     about |= {'versions': _versions(), 'seconds': round(time.monotonic() - start, 1)}
-    _finish(args, evaluation, about, labels)
+    _finish(args, evaluation, about, labels, draw)
 
 
 def _evaluate(args: argparse.Namespace):
@@ -109,13 +113,15 @@ def _evaluate(args: argparse.Namespace):
     for task in [task for task in NYUV2_TASKS if task not in channels and not wanted]:
         owner = 'weights' if task not in engine.card.tasks else 'data'
         print(f'{task}: not judged, because the {owner} have none')
+    if DEPTH in channels and engine.corrects_depth and not data.has_intrinsics:
+        print('focal length of the data unknown: depth is compared as it is')
     progress = _Progress(data.count)
     try:
         evaluation = evaluate(engine, data.frames(channels), channels, progress)
     finally:
         progress.end()
-    for fault in data.skipped:
-        print(f'frame skipped: {fault}', file=sys.stderr)
+        for fault in data.skipped:
+            print(f'frame skipped: {fault}', file=sys.stderr)
     about = {'weights': args.weights, **data.about, 'skipped': len(data.skipped),
              'input_size': list(engine.input_size), 'device': engine.device,
              'precision': engine.precision, 'backend': engine.backend}
@@ -200,7 +206,7 @@ def _watch(args: argparse.Namespace):
 
 
 def _finish(args: argparse.Namespace, evaluation, about: dict[str, Any],
-            labels: LabelSet | None) -> None:
+            labels: LabelSet | None, draw: Callable | None) -> None:
     from mtan_perception.training.report import make_report, table, write_report
     report = make_report(evaluation.result(), about)
     print(f'\n{table(report)}\n')
@@ -214,19 +220,26 @@ def _finish(args: argparse.Namespace, evaluation, about: dict[str, Any],
         args.json.parent.mkdir(parents=True, exist_ok=True)
         write_report(args.json, report)
         print(f'{args.json}: figures')
-    if args.pictures:
-        from mtan_perception.cli.png import write_png
-        from mtan_perception.training.evaluation_pictures import draw
-        args.pictures.mkdir(parents=True, exist_ok=True)
+    if draw is not None:
+        from mtan_perception.cli.outputs import write_png
         for name, picture in draw(evaluation, labels, about.get('depth_unit', 'metre')).items():
             write_png(args.pictures / f'{name}.png', picture)
             print(f"{args.pictures / f'{name}.png'}")
 
 
 def _compare(first: Path, second: Path) -> None:
-    from mtan_perception.training.report import comparison, read_report
-    reports = read_report(first), read_report(second)
+    from mtan_perception.training.report import comparison
+    reports = _read_report(first), _read_report(second)
     print(f'A  {first}\nB  {second}\n\n{comparison(*reports)}')
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    from mtan_perception.training.report import read_report
+    try:
+        return read_report(path)
+    except OSError as error:
+        raise ValueError(f'--compare: {path} cannot be read ({error.strerror}); give a file that '
+                         'mtan evaluate wrote with --json') from error
 
 
 def _versions() -> dict[str, str]:

@@ -14,10 +14,8 @@ import time
 import cv2
 import numpy as np
 
-from mtan_perception.files import read_picture
+from mtan_perception.files import IMAGE_SUFFIXES, list_pictures, read_picture
 
-IMAGE_SUFFIXES = frozenset(('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff',
-                            '.webp'))
 SYNTHETIC_SIZE = (384, 288)
 DEFAULT_RATE = 10.0
 
@@ -101,7 +99,7 @@ def open_source(name: str, options: SourceOptions, stop: threading.Event,
         device = int(name) if name.isdecimal() else name
         return Source(camera_frames(device, options, stop, report), options.rate, live=True)
     if path.is_dir():
-        paths = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        paths = list_pictures(path)
         if not paths:
             raise SourceError(f"source '{name}': the folder holds no image "
                               f"({', '.join(sorted(IMAGE_SUFFIXES))})")

@@ -114,6 +114,21 @@ def test_a_data_set_on_disk(weights, nyuv2, tmp_path, capsys):
     assert 0 < report[NORMAL]['mean'] < 180 and report[DEPTH]['abs'] < 2
     output = capsys.readouterr()
     assert '1 frames, 1 skipped, in' in output.out and '1.npy' in output.err
+    assert 'focal length of the data unknown: depth is compared as it is\n' in output.out
+
+
+def test_a_known_camera_is_no_matter_to_remark(weights, nyuv2, capsys):
+    np.save(nyuv2 / 'intrinsics.npy', np.diag((60.0, 60.0, 1.0)))
+    assert evaluate(weights, '--data', 'nyuv2', '--root', nyuv2) == 0
+    assert 'focal length' not in capsys.readouterr().out
+
+
+def test_why_each_frame_is_skipped_is_said_where_none_is_left(weights, nyuv2, capsys):
+    (nyuv2 / 'val' / 'depth' / '0.npy').write_bytes(b'')
+    assert evaluate(weights, '--data', 'nyuv2', '--root', nyuv2) == 2
+    *skipped, error = capsys.readouterr().err.splitlines()
+    assert [line.partition(':')[0] for line in skipped] == 2 * ['frame skipped']
+    assert 'depth/0.npy' in skipped[0] and error.startswith('mtan evaluate: error: ')
 
 
 @pytest.mark.parametrize('arguments, words', [
@@ -129,7 +144,8 @@ def test_a_data_set_on_disk(weights, nyuv2, tmp_path, capsys):
     (['--data', 'nyuv2'], '--data nyuv2 needs --root'),
     (['--data', 'nyuv2', '--root', '/absent'], '/absent'),
     (['--data', 'nyuv2', '--root', '/absent', '--seeds', '0:1'], 'only synthetic'),
-    (['--compare', '/absent/a.json', '/absent/b.json'], '/absent/a.json'),
+    (['--compare', '/absent/a.json', '/absent/b.json'],
+     '--compare: /absent/a.json cannot be read (No such file or directory); give a file that'),
 ])
 def test_a_bad_argument_is_one_line(weights, capsys, arguments, words):
     """Exit code 2, the option and the value named, no traceback."""
