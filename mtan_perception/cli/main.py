@@ -30,6 +30,9 @@ from mtan_perception.threads import share_cores
 COMMANDS = (
     benchmark, evaluate, export_model, import_checkpoint, info, predict, prepare, render, train)
 
+# What only some commands need, by the name that it is imported by: pip's.
+_OPTIONAL = {'cv2': 'opencv-python', 'yaml': 'pyyaml'}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
@@ -57,8 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (OSError, ValueError) as error:  # our own errors are ValueErrors, made to be read
-        print(f'mtan {args.command}: error: {error}', file=sys.stderr)
-        return 2
+        return _fail(args.command, str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in _OPTIONAL:
+            raise
+        return _fail(args.command, f'it needs {error.name}, which is not installed; install it '
+                                   f'with: python3 -m pip install {_OPTIONAL[error.name]}')
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return 0
+
+
+def _fail(command: str, message: str) -> int:
+    print(f'mtan {command}: error: {message}', file=sys.stderr)
+    return 2

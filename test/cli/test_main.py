@@ -28,6 +28,28 @@ def test_keys_of_a_training_stand_before_and_after_its_options(tmp_path, capsys)
     assert "unknown key 'pose'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('missing, package, arguments', [
+    ('cv2', 'opencv-python', ['predict', 'a.png', '--out', 'out']),
+    ('cv2', 'opencv-python', ['evaluate', '--data', 'synthetic', '--pictures', 'out',
+                              '--weights', 'absent']),  # said before they are looked at
+    ('yaml', 'pyyaml', ['import', 'a.pth', '--tasks', 'segmentation:2', '--labels', 'a.yaml',
+                        '--out', 'a.safetensors']),
+], ids=lambda value: value if isinstance(value, str) else value[0])
+def test_a_missing_package_is_named(missing, package, arguments, tmp_path):
+    for name in ('a.png', 'a.yaml'):
+        (tmp_path / name).touch()
+    script = f"""if True:
+        import sys
+        sys.modules[{missing!r}] = None
+        from mtan_perception.cli.main import main
+        sys.exit(main({arguments!r}))"""
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True,
+                          timeout=60, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (f'mtan {arguments[0]}: error: it needs {missing}, which is not '
+                           f'installed; install it with: python3 -m pip install {package}\n')
+
+
 @pytest.mark.parametrize('arguments', (
     ['train', 'steps=1', '--out', 'x', 'pose'], ['train', 'steps=1', '--pose=3'],
     ['info', 'default', 'a=b']), ids=str)
