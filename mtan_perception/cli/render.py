@@ -18,6 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description='Write one view of a procedural room for each seed, in the npy layout of the '
                     'NYUv2 data: FOLDER/{image,label,depth,normal}/SEED.npy (image 0..1, label '
                     '0..12, depth z in metres, normals in NYU axes), intrinsics/SEED.npy (3 x 3), '
+                    'picture/SEED.png (the image, for mtan predict), '
                     f'and contact_sheet.png with the first {_SHEET_ROWS}. As ROOT/val (the '
                     'test set) and ROOT/train they are read by `mtan evaluate` and `mtan train` '
                     'with --data nyuv2 --root ROOT, but for the cameras of the single frames '
@@ -58,20 +59,22 @@ def run(args: argparse.Namespace) -> None:
             arrays = (image[i], label[i], depth[i], normal[i] * signs, intrinsics[i])
             for folder, array in zip(folders, arrays, strict=True):
                 write_npy(folder / f'{seed}.npy', array)
+            picture = np.round(255 * image[i]).astype(np.uint8)
+            write_png(args.out / 'picture' / f'{seed}.png', picture)
             if len(rows) < _SHEET_ROWS:
-                rows.append(_pictures(seed, image[i], label[i], depth[i, ..., 0], normal[i]))
+                rows.append(_pictures(seed, picture, label[i], depth[i, ..., 0], normal[i]))
     write_png(args.out / 'contact_sheet.png', contact_sheet(rows, NYUV2_13))
     print(f'{len(seeds)} frames of {size[0]} x {size[1]} in {args.out}')
 
 
-def _pictures(seed, image, label, depth, normal):
+def _pictures(seed, picture, label, depth, normal):
     """Return a row of the contact sheet."""
     import numpy as np
 
     from mtan_perception.labels import NYUV2_13
     from mtan_perception.visualization import color_depth, color_mask, color_normal
 
-    return ((f'seed {seed}', np.round(255 * image).astype(np.uint8)),
+    return ((f'seed {seed}', picture),
             ('segmentation', color_mask(label.astype(np.uint8), NYUV2_13.palette)),
             ('depth 0.3-6 m', color_depth(depth, 0.3, 6.0)),
             ('normals', color_normal(normal)))

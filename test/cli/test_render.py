@@ -23,6 +23,8 @@ def test_writes_the_frames_in_the_npy_layout(tmp_path):
     optical = read['normal'] * (1, 1, -1)
     assert np.allclose(optical, frames.normal[1].permute(1, 2, 0).numpy())
     assert np.allclose(read['intrinsics'], frames.intrinsics[1].numpy())
+    picture = cv2.imread(str(tmp_path / 'picture' / '6.png'))[..., ::-1]
+    assert np.array_equal(picture, np.round(255 * read['image']))
     assert cv2.imread(str(tmp_path / 'contact_sheet.png')).shape[1] > 4 * 48
 
 
