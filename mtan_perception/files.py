@@ -64,7 +64,8 @@ def read_picture(path: Path) -> np.ndarray | None:
 
 def list_pictures(folder: Path) -> list[Path]:
     """Return the pictures of a folder, by their suffixes, in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in folder.iterdir()
+                  if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
 
 
 def _flush(path: Path) -> None:

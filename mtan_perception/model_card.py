@@ -25,7 +25,7 @@ DEFAULT_WEIGHTS = Path(__file__).parent / 'weights' / 'default.safetensors'
 
 UNTRAINED = ("weights 'random': the network is untrained and its outputs mean nothing; they only "
              'prove that the package runs')
-"""What is said wherever they are used."""
+"""What the engine and mtan export say where they are used."""
 
 _FORMAT = 'mtan_perception'
 _FORMAT_VERSION = '1'
@@ -77,7 +77,7 @@ class ModelCard:
                 f'labels: {self.labels.name} has {len(self.labels.names)} classes, but the '
                 f'segmentation task has {classes}; choose the label set it was trained with')
         if len(self.input_size) != 2 or not all(
-                size >= 1 and size == int(size) for size in self.input_size):
+                isinstance(size, int) and size >= 1 for size in self.input_size):
             raise ValueError(f'input_size: {self.input_size}; give (height, width) in pixels')
         if (len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, self.mean))
                 or not all(0 < value < math.inf for value in self.std)):

@@ -22,8 +22,8 @@ def share_cores() -> None:
     alone.
     """
     values = {'OMP_WAIT_POLICY': 'PASSIVE', 'OPENCV_FOR_THREADS_NUM': '1'}
-    if _cpu_quota() < _count_cores():
-        values['OMP_NUM_THREADS'] = str(compute_threads())
+    if usable_cores() < _count_cores():
+        values['OMP_NUM_THREADS'] = str(usable_cores())
     for name, value in values.items():
         if name not in os.environ:
             os.environ[name] = value
@@ -36,16 +36,14 @@ def environment_before() -> dict[str, str]:
 
 
 def compute_threads() -> int:
-    """
-    Return how many threads to compute with.
-
-    That is $OMP_NUM_THREADS, else one for each usable core, or as many as a container's quota of
-    the processors' time keeps busy.
-    """
+    """Return how many threads to compute with: $OMP_NUM_THREADS, else one for each usable core."""
     wanted = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0]
-    if wanted.isdecimal() and int(wanted):
-        return int(wanted)
-    return max(1, math.ceil(min(_count_cores(), _cpu_quota())))
+    return int(wanted) if wanted.isdecimal() and int(wanted) else usable_cores()
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use, or that a container's quota keeps busy."""
+    return max(1, round(min(_count_cores(), _cpu_quota())))
 
 
 def _count_cores(topology: Path = Path('/sys/devices/system/cpu')) -> int:
@@ -76,7 +74,7 @@ def _cpu_quota(own: Path = Path('/proc/self/cgroup'), mount: Path = Path('/sys/f
     for _, controllers, path in entries:
         if controllers and 'cpu' not in controllers.split(','):
             continue
-        root = mount / controllers
+        root = mount / ('cpu' if controllers else '')  # however its folder is called, a link is
         group = root / path.lstrip('/')
         for folder in (group, *group.parents):
             quota = min(quota, _quota_of(folder))

@@ -202,6 +202,7 @@ def test_tensors_that_do_not_fit_the_card(weights):
     ({'labels': CITYSCAPES_19}, 'cityscapes_19 has 19 classes, but the segmentation task has 13'),
     ({'tasks': {'depth': 1}}, 'nyuv2_13 has 13 classes, but the segmentation task has None'),
     ({'input_size': (0, 4)}, r'input_size: \(0, 4\)'),
+    ({'input_size': (288.0, math.inf)}, r'input_size: \(288\.0, inf\)'),
     ({'input_size': (288.5, 384)}, r'input_size: \(288\.5, 384\)'),
     ({'std': (1, 0, 1)}, r'std \(1, 0, 1\)'),
     ({'std': (1, math.nan, 1)}, r'std \(1, nan, 1\)'),

@@ -70,7 +70,8 @@ def test_threads_to_compute_with(wanted, found, monkeypatch):
     assert compute_threads() == found
 
 
-@pytest.mark.parametrize('quota, found', [(0.5, 1), (1.5, 2), (2, 2), (9, 4), (math.inf, 4)])
+@pytest.mark.parametrize('quota, found', [
+    (0.5, 1), (1.2, 1), (1.6, 2), (2, 2), (9, 4), (math.inf, 4)])
 def test_no_more_threads_than_a_quota_keeps_busy(quota, found, monkeypatch):
     """On four cores; OpenMP is told only where there are more of them than that."""
     monkeypatch.setattr('mtan_perception.threads._count_cores', lambda: 4)
@@ -94,7 +95,7 @@ def test_no_more_threads_than_a_quota_keeps_busy(quota, found, monkeypatch):
     ('0::/host/only', {'cpu.max': '300000 100000'}, 3),
     ('0::/../other', {'cpu.max': '300000 100000'}, 3),
     ('12:memory:/a\n4:cpu,cpuacct:/a\n0::/',
-     {'cpu,cpuacct/a/cpu.cfs_quota_us': '250000', 'cpu,cpuacct/a/cpu.cfs_period_us': '100000',
+     {'cpu/a/cpu.cfs_quota_us': '250000', 'cpu/a/cpu.cfs_period_us': '100000',
       'memory/a/cpu.max': '1 100000'}, 2.5),
     ('4:cpu:/a', {'cpu/a/cpu.cfs_quota_us': '-1', 'cpu/a/cpu.cfs_period_us': '100000'}, math.inf),
 ])

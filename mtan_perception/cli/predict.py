@@ -141,6 +141,9 @@ def _check_focal_length(focal_length: float | None, engine) -> None:
         return
     if not 0 < focal_length < math.inf:
         raise ValueError(f'--focal-length: {focal_length:g}; give it in pixels, above 0')
+    if engine.card.depth_unit != 'metre':
+        raise ValueError('--focal-length: the depth of these weights is inverse, which it does '
+                         'not correct; leave it out')
     if not engine.corrects_depth:
         raise ValueError('--focal-length: these weights do not say which camera their depth is '
                          'for (mtan info); leave it out')

@@ -32,7 +32,7 @@ from mtan_perception.node.child_process import (
 )
 from mtan_perception.node.demo_monitor import Accuracy, Album, INPUT, Moment, Monitor, OUTPUTS
 from mtan_perception.tasks import DEPTH, NORMAL, SEGMENTATION
-from mtan_perception.threads import compute_threads, environment_before
+from mtan_perception.threads import environment_before, usable_cores
 from mtan_perception.visualization import (
     color_depth,
     color_normal,
@@ -106,7 +106,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         parser.error(f'--duration {options.duration:g}: give seconds, or 0 for no end')
     if 'rate' not in options:
         # Rendering an image takes about half a second of one core, reading one next to nothing.
-        options.rate = float(min(5, compute_threads())) if options.source == 'synthetic' else 10.0
+        options.rate = float(min(5, usable_cores())) if options.source == 'synthetic' else 10.0
     return options
 
 
@@ -150,7 +150,7 @@ def _start_children(options: argparse.Namespace) -> list[ChildProcess]:
     a frame takes several times as long.
     """
     package = 'mtan_perception.node'
-    cores = compute_threads()
+    cores = usable_cores()
     render_threads = max(1, cores // 2)
     network_threads = max(1, cores - render_threads)
     return [

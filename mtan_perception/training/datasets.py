@@ -342,7 +342,7 @@ def _image(array: np.ndarray) -> Tensor:
     array = array[..., :3]
     if array.dtype.kind == 'u':
         array = array.astype(np.float32) / np.iinfo(array.dtype).max
-    array = _finite(array)
+    array = _finite(array, is_truth=False)
     low, high = array.min(), array.max()
     if low < -1e-3 or high > 1 + 1e-3:
         raise ValueError(f'has values from {low:g} to {high:g}; an image of {array.dtype} needs '
@@ -410,12 +410,13 @@ def _ignored(array: np.ndarray, target: Target) -> np.ndarray:
     return ignored
 
 
-def _finite(array: np.ndarray) -> np.ndarray:
+def _finite(array: np.ndarray, is_truth: bool = True) -> np.ndarray:
     array = array.astype(np.float32, copy=False)
     wrong = ~np.isfinite(array)
     if wrong.any():
-        raise ValueError(f'has NaN or infinity in {wrong.sum()} value(s); if NaN stands for '
-                         'unknown, write `ignore: .nan` for the task')
+        remedy = ('; where NaN stands for unknown, the YAML file of the data says so by '
+                  '`ignore: .nan`' if is_truth and np.isnan(array).any() else '')
+        raise ValueError(f'has NaN or infinity in {wrong.sum()} value(s){remedy}')
     return array
 
 

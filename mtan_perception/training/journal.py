@@ -4,6 +4,7 @@
 
 from collections.abc import Mapping
 import csv
+import os
 from pathlib import Path
 import sys
 
@@ -30,6 +31,7 @@ class Journal:
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Add a row to KIND.csv; a new file gets a header."""
         path = self._folder / f'{kind}.csv'
+        _cut(path)
         row = {'step': step, **values}
         new = path not in self._tables()
         with open(path, 'a', newline='', encoding='utf-8') as file:
@@ -51,7 +53,7 @@ class Journal:
                     temporary.write_text(''.join([header, *kept]), encoding='utf-8')
 
     def _tables(self) -> list[Path]:
-        """Return the CSV files that there are; one that was cut off before its header is none."""
+        """Return the CSV files that there are; one that is empty is none."""
         paths = [self._folder / f'{kind}.csv' for kind in _KINDS]
         return [path for path in paths if path.is_file() and path.stat().st_size]
 
@@ -111,6 +113,14 @@ def _open_board(folder: Path):
     except ImportError:
         return None
     return SummaryWriter(str(folder))
+
+
+def _cut(path: Path) -> None:
+    """Take off a row without an end, as a full disk leaves it."""
+    content = path.read_bytes() if path.is_file() else b''
+    whole = content.rfind(b'\n') + 1
+    if whole < len(content):
+        os.truncate(path, whole)
 
 
 def _step(row: str) -> int | None:

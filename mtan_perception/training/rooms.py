@@ -11,6 +11,7 @@ can be repeated and resumed exactly.
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+import errno
 import multiprocessing
 from multiprocessing import resource_tracker
 import os
@@ -21,7 +22,7 @@ import sys
 import time
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -44,8 +45,9 @@ _CHUNK = {'cpu': 4, 'cuda': 128}
 _AHEAD = 8
 # More than any training has, so that those of two seeds never have rooms in common.
 _STAGES_PER_RUN = 64
-# Seconds between attempts to write to a disk that is full.
+# Seconds between attempts to write to a disk that is full, or a quota.
 _RETRY = 10.0
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A frame is rendered this much larger than it is drawn, for crops to differ: pixels each way.
 _MARGIN = 16
 
@@ -243,18 +245,20 @@ class _Renderer:
         # A Ctrl-C is for the trainer, which ends this one. The tracker unblocks it when it starts.
         resource_tracker.ensure_running()
         former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        self._process.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
     def wait(self, stage: int, chunk: int) -> dict[str, Tensor]:
         self._wanted[stage] = max(self._wanted[stage], chunk)
         path = self._jobs[stage].path(chunk)
-        while (chunk := _read(path)) is None:
+        while (frames := _read(path)) is None:
             if not self._process.is_alive():
                 raise OSError(f'{path}: the process that renders it has died (exit code '
                               f'{self._process.exitcode}); its message is above')
             time.sleep(0.02)
-        return chunk
+        return frames
 
     def close(self) -> None:
         self._process.terminate()
@@ -269,7 +273,7 @@ def _render_ahead(jobs: Sequence[_Job], wanted: Sequence[int]) -> None:
             return
         path = jobs[stage].path(chunk)
         if _read(path) is None:
-            _write(path, jobs[stage].render(chunk, 'cpu'))
+            _write(path, jobs[stage].render(chunk, 'cpu'), parent)
 
 
 def _order(jobs: Sequence[_Job], wanted: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -297,16 +301,19 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         return None
 
 
-def _write(path: Path, frames: dict[str, Tensor]) -> None:
+def _write(path: Path, frames: dict[str, Tensor], parent: int) -> None:
     """Write frames into a file; where the disk is full, once there is room."""
-    parent = os.getppid()
+    content = save(frames)  # into the file itself safetensors would hide why that fails
+    path.parent.mkdir(parents=True, exist_ok=True)
     while os.getppid() == parent:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(path) as temporary:
-                save_file(frames, temporary)
+                temporary.write_bytes(content)
             return
-        except (OSError, SafetensorError) as error:
-            print(f'warning: {path}: cannot be written ({error}); training waits for it, and it '
-                  f'is tried again every {_RETRY:.0f} s: make room', file=sys.stderr, flush=True)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            print(f'warning: {path}: cannot be written ({error.strerror}); make room: it is tried '
+                  f'again every {_RETRY:g} s, and the training waits, while its time runs on',
+                  file=sys.stderr, flush=True)
             time.sleep(_RETRY)

@@ -100,6 +100,8 @@ class Trainer:
         self.stage = 0
         self.stage_steps = [0] * len(self.stages)  # taken in each stage
         self.figures: Figures = {}
+        self.validated = 0
+        """The step of these figures."""
         self.failed_saves = 0
         self._validation: Iterable | None = None
         self._mean, self._std = (
@@ -225,6 +227,7 @@ class Trainer:
             'rng': torch.get_rng_state(),
             'step': self.step, 'elapsed': self.elapsed, 'best': self.best,
             'stage': self.stage, 'stage_steps': self.stage_steps,
+            'figures': self.figures, 'validated': self.validated,
             'configuration': self.config.summary(),
         }
 
@@ -244,9 +247,14 @@ class Trainer:
             self.optimizer.load_state_dict(state['optimizer'])
             self.class_counts.copy_(state['class_counts'])
             torch.set_rng_state(state['rng'])
-            for name in ('step', 'elapsed', 'best', 'stage', 'stage_steps'):
+            for name in ('step', 'elapsed', 'best', 'stage', 'stage_steps', 'figures',
+                         'validated'):
                 setattr(self, name, state[name])
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise CheckpointError(
+                f'{self.state_path}: lacks {error}, so another release wrote it; go on with that '
+                'one, or train into another folder') from error
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f'{self.state_path}: is the state of another training ({error}); resume with the '
                 'configuration that it was started with, or train into another folder') from error
@@ -278,17 +286,17 @@ class Trainer:
         raise ValueError(
             f'the training has diverged: at step {self.step} losses or weights are not finite; '
             f'lower learning_rate ({self.config.learning_rate:g}), or set clip '
-            f'({self.config.clip:g}; 0 is none), and start anew or go on with --resume, from '
-            'before that')
+            f'({self.config.clip:g}; 0 is none), and start anew or, from the last checkpoint if '
+            'there is one, with --resume')
 
     @contextmanager
     def _tolerating_a_full_disk(self) -> Iterator[None]:
-        """Say so where something cannot be written: the disk may be cleared before the end."""
+        """Go on where something cannot be written: the disk may be cleared before the end."""
         try:
             yield
         except OSError as error:
             self.failed_saves += 1
-            print(f'warning: {error} ({self.failed_saves} so far); training goes on', flush=True)
+            print(f'warning: {error} ({self.failed_saves} so far)', flush=True)
 
     # ---- training ---------------------------------------------------------------------------
     def train(self) -> Figures:
@@ -306,6 +314,9 @@ class Trainer:
         finished = False
         try:
             self._loop(stream, journal)
+            if self.rank == 0:
+                with _uninterrupted():
+                    save_state(self.state_path, self.state_dict())
             finished = True
         except KeyboardInterrupt:
             self._stop()
@@ -315,19 +326,19 @@ class Trainer:
             stream.close(keep=not finished)
             if journal is not None:
                 journal.close()
-        if self.rank == 0:
-            with _uninterrupted():
-                save_state(self.state_path, self.state_dict())
         return self.figures
 
     def _stop(self) -> None:
         """Write what has been learnt, to go on with and to be used."""
-        if self.step and self.rank == 0:
-            with _uninterrupted():
-                self._save_state()
-                with self._tolerating_a_full_disk():
-                    self._save_weights('last.safetensors')
-            ProgressLine().say(f'stopped at step {self.step}; --resume goes on')
+        if self.rank or not self.step:
+            return
+        failed = self.failed_saves
+        with _uninterrupted():
+            self._save_state()
+            with self._tolerating_a_full_disk():
+                self._save_weights('last.safetensors')
+            ProgressLine().say(f'stopped at step {self.step}; ' + (
+                '--resume goes on' if failed == self.failed_saves else 'not all of it is written'))
 
     def _loop(self, stream: Stream, journal: Journal | None) -> None:
         config, line = self.config, ProgressLine()
@@ -487,6 +498,7 @@ class Trainer:
             self.figures = validate(
                 self._learnt, map(self._padded, self._validation), self.card.tasks,
                 self.normalise, self.compute_losses)
+        self.validated = self.step
         if self.rank == 0:
             line.say('validation ' + json.dumps(_rounded(self.figures)))
 
@@ -499,10 +511,11 @@ class Trainer:
         if (value := score(self.figures, self.source.kinds)) > self.best:
             self._save_weights('best.safetensors')
             self.best = value
-        journal.write('validation', self.step, {
-            f'{task}.{key}': value for task, values in self.figures.items()
-            for key, value in values.items() if isinstance(value, float)})
-        journal.draw()
+        with self._tolerating_a_full_disk():
+            journal.write('validation', self.step, {
+                f'{task}.{key}': value for task, values in self.figures.items()
+                for key, value in values.items() if isinstance(value, float)})
+            journal.draw()
 
     def _save_weights(self, name: str) -> None:
         if self.config.architecture != 'mtan':
@@ -510,6 +523,7 @@ class Trainer:
         training = {'data': self.config.data, 'steps': self.step,
                     'minutes': round(self.elapsed / 60, 1), 'device': _device_name(self.device),
                     'processes': self.world, 'validation': _rounded(self.figures),
+                    'validation_step': self.validated,
                     'configuration': self.config.summary()}
         save_checkpoint(self.out / name, self._learnt, replace(self.card, training=training),
                         torch.float16)
@@ -529,8 +543,8 @@ def _uninterrupted() -> Iterator[None]:
     finally:
         for number in held:
             signal.signal(number, signal.default_int_handler)
-    if asked.is_set():
-        raise KeyboardInterrupt
+        if asked.is_set():  # whatever else has gone wrong: it is to end
+            raise KeyboardInterrupt
 
 
 class _Pace:

@@ -122,6 +122,17 @@ def test_what_is_said_of_a_small_size_and_of_no_training(tmp_path, capsys):
         assert ('the network is untrained' in said.err) != is_trained
 
 
+def test_a_model_is_never_beside_the_weights_of_another(tmp_path, capsys):
+    """Whatever keeps the new weights from being written."""
+    pytest.importorskip('openvino')
+    (tmp_path / 'm.xml').write_text('of another')
+    (tmp_path / 'm.bin').mkdir()
+    assert main(['export', '--weights', 'random', '--format', 'openvino', '--input-size', '32x32',
+                 '--out', str(tmp_path / 'm.xml')]) == 2
+    assert f'--out: {tmp_path}/m.xml cannot be written' in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ['m.bin']
+
+
 def test_the_wanted_tasks_alone(tmp_path, capsys):
     path = tmp_path / 'new' / 'depth.pt'
     assert main(['export', '--weights', 'random', '--format', 'torchscript', '--out', str(path),

@@ -4,7 +4,9 @@
 
 import csv
 import math
+import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
 import time
@@ -54,22 +56,28 @@ def test_the_default_recipe_trains_for_a_minute(tmp_path):
     assert not (tmp_path / 'frames').exists()
 
 
-def test_a_run_that_is_asked_to_end_keeps_its_last_step(tmp_path, capsys):
+@pytest.mark.parametrize('end', [
+    lambda child: child.terminate(), lambda child: os.killpg(child.pid, signal.SIGINT)],
+    ids=['SIGTERM', 'Ctrl-C'])
+def test_a_run_that_is_asked_to_end_keeps_its_last_step(tmp_path, capsys, end):
+    """A terminal's Ctrl-C goes to its children as well."""
     command = [sys.executable, '-m', 'mtan_perception.cli', 'train', '--data', 'synthetic',
                '--steps', '100000', '--device', 'cpu', '--out', str(tmp_path), 'log_every=0',
                'stages=1:16x16:2', 'input_height=16', 'input_width=16', 'head_channels=4',
                'checkpoint_every=1e9']
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL,
-                             cwd=Path(__file__).parent.parent.parent)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                             cwd=Path(__file__).parent.parent.parent, start_new_session=True)
     try:
-        table, end = tmp_path / 'train.csv', time.monotonic() + 100
+        table, latest = tmp_path / 'train.csv', time.monotonic() + 100
         while not table.exists() or table.read_text().count('\n') < 6:
-            assert child.poll() is None and time.monotonic() < end
+            assert child.poll() is None and time.monotonic() < latest
             time.sleep(0.1)
-        child.terminate()
-        assert child.wait(timeout=60) == 130
+        end(child)
+        output, _ = child.communicate(timeout=60)
     finally:
         child.kill()
+    assert child.returncode == 130
+    assert 'Traceback' not in output and '; --resume goes on' in output.splitlines()[-1]
     before = (tmp_path / 'state.pt').read_bytes()
     assert read_state(tmp_path / 'state.pt')['step'] >= 5
     # Who forgets --resume loses nothing.

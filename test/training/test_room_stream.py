@@ -2,9 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stream of rendered rooms: who sees which rooms, and that a run repeats."""
 
+import os
+from threading import Timer
+
+import pytest
 import torch
 
 from mtan_perception.synthetic import render
+from mtan_perception.training import rooms
 from mtan_perception.training.config import Stage
 from mtan_perception.training.rooms import (
     FramePool,
@@ -71,8 +76,8 @@ def test_depth_is_for_one_focal_length_in_images_of_any_size(tmp_path):
     stream = open_stream(tmp_path / 'frames')
     try:
         for index, stage in enumerate(STAGES):
-            rooms = training_seeds(3 * 64 + index, 0, 4)
-            rendered = render_packed(rooms, (stage.height + 16, stage.width + 16), 24.0)
+            seeds = training_seeds(3 * 64 + index, 0, 4)
+            rendered = render_packed(seeds, (stage.height + 16, stage.width + 16), 24.0)
             drawn = stream.batch(index, 0)['depth'].unique()
             assert torch.isin(drawn, unpack(rendered)['depth']).all()
     finally:
@@ -111,6 +116,24 @@ def test_a_stage_that_is_over_holds_no_memory(tmp_path):
         assert torch.equal(stream.batch(0, 2)['depth'], first['depth'])
     finally:
         stream.close()
+
+
+def test_frames_wait_for_room_on_the_disk_and_for_nothing_else(tmp_path, monkeypatch, capsys):
+    resource = pytest.importorskip('resource')
+    monkeypatch.setattr(rooms, '_RETRY', 0.2)
+    frames = {'depth': torch.rand(1, 1, 64, 64)}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, limits[1]))
+    timer = Timer(0.5, resource.setrlimit, (resource.RLIMIT_FSIZE, limits))
+    timer.start()
+    rooms._write(tmp_path / 'a' / '0.safetensors', frames, os.getppid())
+    timer.join()
+    assert torch.equal(rooms._read(tmp_path / 'a' / '0.safetensors')['depth'], frames['depth'])
+    assert 'a/0.safetensors: cannot be written (File too large); make room' in \
+        capsys.readouterr().err
+    (tmp_path / 'file').touch()
+    with pytest.raises(NotADirectoryError):
+        rooms._write(tmp_path / 'file' / 'b' / '0.safetensors', frames, os.getppid())
 
 
 def test_a_damaged_file_is_rendered_anew(tmp_path):

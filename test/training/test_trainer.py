@@ -182,6 +182,44 @@ def test_ctrl_c_while_the_state_is_written_waits_for_its_end(tmp_path):
     assert read_card(tmp_path / 'last.safetensors').training['steps'] == 3
 
 
+def test_ctrl_c_is_not_lost_in_a_write_that_fails(tmp_path, monkeypatch, capsys):
+    def fail(path, state):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise OSError(f'{path}: cannot be written')
+
+    monkeypatch.setattr(trainer_module, 'save_state', fail)
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(make_config(tmp_path, checkpoint_every=0.0), make_source()).train()
+    finally:
+        signal.signal(signal.SIGINT, former)
+    assert 'stopped at step 1; not all of it is written' in capsys.readouterr().out
+
+
+def test_what_a_stop_writes_says_when_it_was_judged(whole, tmp_path):
+    """Which is known after a resume, too."""
+    trainer = Trainer(make_config(tmp_path, validate_every=0.0, steps=3), make_source())
+    trainer.train()
+    again = Trainer(make_config(tmp_path, steps=9), make_source())
+    again.resume()
+    again.step = 4
+    again._stop()
+    training = read_card(tmp_path / 'last.safetensors').training
+    assert (training['steps'], training['validation_step']) == (4, 3)
+    assert training['validation']['depth']['rel'] == pytest.approx(
+        trainer.figures['depth']['rel'], abs=1e-4)
+
+
+def test_a_state_of_another_release_is_called_that(tmp_path):
+    trainer = Trainer(make_config(tmp_path), make_source())
+    state = trainer.state_dict()
+    del state['configuration']
+    trainer_module.save_state(trainer.state_path, state)
+    with pytest.raises(CheckpointError, match="lacks 'configuration', so another release wrote"):
+        trainer.resume()
+
+
 def test_a_training_that_diverges_ends_and_keeps_what_was_sound(tmp_path):
     keys = {'learning_rate': 1e30, 'warm_up': 0.0, 'clip': 0.0, 'checkpoint_every': 0.0}
     trainer = Trainer(make_config(tmp_path, **keys), make_source())
@@ -198,7 +236,7 @@ def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
     """Tables that are no record of a training, one that cannot be written, one cut off."""
     people = 'name,age\nAda,36\n'
     (tmp_path / 'people.csv').write_text(people)
-    (tmp_path / 'validation.csv').write_text('')
+    (tmp_path / 'validation.csv').write_text('step,segm')  # as a full disk leaves it
     (tmp_path / 'train.csv').mkdir()
     trainer = Trainer(make_config(tmp_path, steps=2), make_source())
     trainer.train()
