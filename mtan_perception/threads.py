@@ -43,7 +43,8 @@ def compute_threads() -> int:
 
 def usable_cores() -> int:
     """Return the cores that this process may use, or that a container's quota keeps busy."""
-    return max(1, round(min(_count_cores(), _cpu_quota())))
+    # Rounded up: of a quota of 1.25 two threads make more than one does.
+    return max(1, math.ceil(min(_count_cores(), _cpu_quota())))
 
 
 def _count_cores(topology: Path = Path('/sys/devices/system/cpu')) -> int:

@@ -71,7 +71,7 @@ def test_threads_to_compute_with(wanted, found, monkeypatch):
 
 
 @pytest.mark.parametrize('quota, found', [
-    (0.5, 1), (1.2, 1), (1.6, 2), (2, 2), (9, 4), (math.inf, 4)])
+    (0.5, 1), (1.2, 2), (2, 2), (9, 4), (math.inf, 4)])
 def test_no_more_threads_than_a_quota_keeps_busy(quota, found, monkeypatch):
     """On four cores; OpenMP is told only where there are more of them than that."""
     monkeypatch.setattr('mtan_perception.threads._count_cores', lambda: 4)
