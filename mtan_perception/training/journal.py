@@ -117,10 +117,15 @@ def _open_board(folder: Path):
 
 def _cut(path: Path) -> None:
     """Take off a row without an end, as a full disk leaves it."""
-    content = path.read_bytes() if path.is_file() else b''
-    whole = content.rfind(b'\n') + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+    if not path.is_file() or _ends_whole(path):
+        return
+    os.truncate(path, path.read_bytes().rfind(b'\n') + 1)
+
+
+def _ends_whole(path: Path) -> bool:
+    with open(path, 'rb') as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+        return file.read() in (b'', b'\n')
 
 
 def _step(row: str) -> int | None:

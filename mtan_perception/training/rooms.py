@@ -240,8 +240,9 @@ class _Renderer:
         context = multiprocessing.get_context('spawn')
         self._jobs = jobs
         self._wanted = context.Array('q', len(jobs), lock=False)
-        self._process = context.Process(target=_render_ahead, args=(jobs, self._wanted),
-                                        name='mtan-renderer', daemon=True)
+        self._process = context.Process(
+            target=_render_ahead, args=(jobs, self._wanted, os.getpid()), name='mtan-renderer',
+            daemon=True)
         # A Ctrl-C is for the trainer, which ends this one. The tracker unblocks it when it starts.
         resource_tracker.ensure_running()
         former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -265,22 +266,23 @@ class _Renderer:
         self._process.join()
 
 
-def _render_ahead(jobs: Sequence[_Job], wanted: Sequence[int]) -> None:
+def _render_ahead(jobs: Sequence[_Job], wanted: Sequence[int], trainer: int) -> None:
     torch.set_num_threads(1)
-    parent = os.getppid()
-    for stage, chunk in _order(jobs, wanted):
-        if os.getppid() != parent:  # the trainer was killed
-            return
+    for stage, chunk in _order(jobs, wanted, trainer):
         path = jobs[stage].path(chunk)
         if _read(path) is None:
-            _write(path, jobs[stage].render(chunk, 'cpu'), parent)
+            _write(path, jobs[stage].render(chunk, 'cpu'), trainer)
 
 
-def _order(jobs: Sequence[_Job], wanted: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield (stage, chunk): the stage in progress first, then the next one, within bounds."""
+def _order(jobs: Sequence[_Job], wanted: Sequence[int],
+           trainer: int) -> Iterator[tuple[int, int]]:
+    """
+    Yield (stage, chunk): the stage in progress first, then the next one, within bounds.
+
+    :param trainer: the process that started this one; it is all over where it was killed.
+    """
     done = [0] * len(jobs)
-    parent = os.getppid()
-    while os.getppid() == parent:
+    while os.getppid() == trainer:
         now = max((stage for stage in range(len(jobs)) if wanted[stage]), default=0)
         for stage in range(now, len(jobs)):
             # Waiting for a step is no reason to be idle: later stages get a stock as well.
@@ -301,11 +303,11 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         return None
 
 
-def _write(path: Path, frames: dict[str, Tensor], parent: int) -> None:
+def _write(path: Path, frames: dict[str, Tensor], trainer: int) -> None:
     """Write frames into a file; where the disk is full, once there is room."""
     content = save(frames)  # into the file itself safetensors would hide why that fails
     path.parent.mkdir(parents=True, exist_ok=True)
-    while os.getppid() == parent:
+    while os.getppid() == trainer:
         try:
             with written_whole(path) as temporary:
                 temporary.write_bytes(content)

@@ -274,16 +274,17 @@ class Trainer:
         """Write what a run is resumed from, unless there is nothing in it to go on with."""
         if self.rank:
             return
-        self._check_convergence()
+        self._check_weights()
         with self._tolerating_a_full_disk(), _uninterrupted():
             save_state(self.state_path, self.state_dict())
 
-    def _check_convergence(self, losses: Iterable[float] = ()) -> None:
-        """Raise ValueError where losses or weights are lost; what was saved before is not."""
-        if all(map(math.isfinite, losses)) and all(
-                parameter.isfinite().all() for parameter in self.network.parameters()):
-            return
-        raise ValueError(
+    def _check_weights(self) -> None:
+        """Raise ValueError where the weights are lost; what was saved before is not."""
+        if not all(parameter.isfinite().all() for parameter in self.network.parameters()):
+            raise self._divergence()
+
+    def _divergence(self) -> ValueError:
+        return ValueError(
             f'the training has diverged: at step {self.step} losses or weights are not finite; '
             f'lower learning_rate ({self.config.learning_rate:g}), or set clip '
             f'({self.config.clip:g}; 0 is none), and start anew or, from the last checkpoint if '
@@ -351,7 +352,8 @@ class Trainer:
                 pace.now - last_check >= config.validate_every])
             if log:
                 losses, rate = pace.take()
-                self._check_convergence(losses)
+                if not all(map(math.isfinite, losses)):
+                    raise self._divergence()
                 if journal is not None:
                     with self._tolerating_a_full_disk():
                         journal.write('train', self.step, self._row(progress, losses, rate))
@@ -488,7 +490,7 @@ class Trainer:
         return (self.average.network if self.average else self.network).eval()
 
     def _validate(self, line: ProgressLine) -> None:
-        self._check_convergence()
+        self._check_weights()
         if self._validation is None:
             frames = self.config.validation_frames
             if self.source.length is None and self.budget.seconds:

@@ -56,6 +56,7 @@ def test_the_default_recipe_trains_for_a_minute(tmp_path):
     assert not (tmp_path / 'frames').exists()
 
 
+@pytest.mark.usefixtures('interruptible')
 @pytest.mark.parametrize('end', [
     lambda child: child.terminate(), lambda child: os.killpg(child.pid, signal.SIGINT)],
     ids=['SIGTERM', 'Ctrl-C'])

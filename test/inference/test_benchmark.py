@@ -172,6 +172,7 @@ def test_a_contender_that_takes_too_long_is_asked_no_more(stuck):
             stuck.ask('prepare', 'image.npy', ['depth'], patience=1)
 
 
+@pytest.mark.usefixtures('interruptible')
 def test_ctrl_c_ends_a_contender_that_is_being_prepared(stuck):
     """It is in a session of its own, where a terminal's does not reach it."""
     timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))

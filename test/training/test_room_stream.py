@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stream of rendered rooms: who sees which rooms, and that a run repeats."""
 
+from contextlib import ExitStack
 import os
 from threading import Timer
 
@@ -118,16 +119,16 @@ def test_a_stage_that_is_over_holds_no_memory(tmp_path):
         stream.close()
 
 
-def test_frames_wait_for_room_on_the_disk_and_for_nothing_else(tmp_path, monkeypatch, capsys):
-    resource = pytest.importorskip('resource')
+def test_frames_wait_for_room_on_the_disk_and_for_nothing_else(tmp_path, monkeypatch, capsys,
+                                                               full_disk):
     monkeypatch.setattr(rooms, '_RETRY', 0.2)
-    frames = {'depth': torch.rand(1, 1, 64, 64)}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, limits[1]))
-    timer = Timer(0.5, resource.setrlimit, (resource.RLIMIT_FSIZE, limits))
-    timer.start()
-    rooms._write(tmp_path / 'a' / '0.safetensors', frames, os.getppid())
-    timer.join()
+    frames = {'depth': torch.rand(1, 1, 600, 600)}  # more than a MiB
+    with ExitStack() as stack:
+        stack.enter_context(full_disk())
+        timer = Timer(0.5, stack.close)
+        timer.start()
+        rooms._write(tmp_path / 'a' / '0.safetensors', frames, os.getppid())
+        timer.join()
     assert torch.equal(rooms._read(tmp_path / 'a' / '0.safetensors')['depth'], frames['depth'])
     assert 'a/0.safetensors: cannot be written (File too large); make room' in \
         capsys.readouterr().err

@@ -133,6 +133,7 @@ def test_epochs_count_what_each_stage_takes(tmp_path):
     assert Trainer(config, make_source(9)).budget.steps == 6
 
 
+@pytest.mark.usefixtures('interruptible')
 def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(whole, tmp_path):
     """What is saved is a whole number of steps, so that the rest is that of an unbroken run."""
     class Interrupted(Trainer):
@@ -143,14 +144,9 @@ def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(whole, tmp_path):
             return super().compute_losses(outputs, truth)
 
     config = make_config(tmp_path)
-    # What runs in the background may have been told to ignore it.
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            Interrupted(config, make_source()).train()
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, former)
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted(config, make_source()).train()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     rest = Trainer(config, make_source())
     rest.resume()
     assert rest.step == 4
@@ -160,6 +156,7 @@ def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(whole, tmp_path):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.usefixtures('interruptible')
 def test_ctrl_c_while_the_state_is_written_waits_for_its_end(tmp_path):
     """Torch's writer may abort the process when it is left in the middle."""
     class Interrupted(Trainer):
@@ -170,30 +167,23 @@ def test_ctrl_c_while_the_state_is_written_waits_for_its_end(tmp_path):
                 os.kill(os.getpid(), signal.SIGINT)  # as of a user who does not see it end
             return super().state_dict()
 
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            Interrupted(make_config(tmp_path, checkpoint_every=0.0), make_source()).train()
-    finally:
-        signal.signal(signal.SIGINT, former)
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted(make_config(tmp_path, checkpoint_every=0.0), make_source()).train()
     rest = Trainer(make_config(tmp_path), make_source())
     rest.resume()
     assert rest.step == 3
     assert read_card(tmp_path / 'last.safetensors').training['steps'] == 3
 
 
+@pytest.mark.usefixtures('interruptible')
 def test_ctrl_c_is_not_lost_in_a_write_that_fails(tmp_path, monkeypatch, capsys):
     def fail(path, state):
         os.kill(os.getpid(), signal.SIGINT)
         raise OSError(f'{path}: cannot be written')
 
     monkeypatch.setattr(trainer_module, 'save_state', fail)
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            Trainer(make_config(tmp_path, checkpoint_every=0.0), make_source()).train()
-    finally:
-        signal.signal(signal.SIGINT, former)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(make_config(tmp_path, checkpoint_every=0.0), make_source()).train()
     assert 'stopped at step 1; not all of it is written' in capsys.readouterr().out
 
 
@@ -247,18 +237,12 @@ def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
     assert (tmp_path / 'best.safetensors').exists()
 
 
-def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch, capsys):
-    resource = pytest.importorskip('resource')
+def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch, capsys, full_disk):
     trainer = Trainer(make_config(tmp_path), make_source())
     trainer._save_state()
     trainer.step = 17
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # A write that fails half-way, as on a disk that fills up.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
-    try:
+    with full_disk():
         trainer._save_state()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert 'state.pt: cannot be written' in capsys.readouterr().out
     assert trainer.failed_saves == 1
     assert [path.name for path in tmp_path.iterdir()] == ['state.pt']
