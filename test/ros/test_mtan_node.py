@@ -389,6 +389,8 @@ def test_a_signal_while_the_weights_are_loaded(start_process, number):
     """What the worker logs after it has no way to rosout any more, and is not worth an alarm."""
     child = start_process(MODULE, *small())
     assert child.wait_for_line('loading weights', 30)
+    # It follows at once, and rclpy complains of a line in the very moment of a signal.
+    assert child.wait_for_line('untrained', 30)
     child.send_signal(number)
     assert child.wait(10) == 0
     assert 'Failed' not in child.output and 'Traceback' not in child.output
