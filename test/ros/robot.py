@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rest of a robot around mtan_node: a camera, and the hands on the node's services."""
 
+from contextlib import contextmanager
 import re
 import time
 
@@ -108,22 +109,29 @@ class Robot:
         self.send_until(lambda: messages and stamp(messages[-1]) >= first)
         return messages[-1]
 
-    def call(self, service_type, name, request, attempts=3):
+    @contextmanager
+    def client(self, service_type, name):
+        client = self.node.create_client(service_type, name)
+        try:
+            assert client.wait_for_service(20), f'{name} is not there'
+            yield client
+        finally:
+            self.node.destroy_client(client)
+
+    def call(self, service_type, name, request):
         """
         Return the answer to a request that may be repeated.
 
         On a busy machine rmw_fastrtps gives up the answer to a client that it has just met.
         """
-        client = self.node.create_client(service_type, name)
-        assert client.wait_for_service(20)
         futures = []
-        for _ in range(attempts):
-            futures.append(client.call_async(request))
-            if self.spin_until(lambda: any(future.done() for future in futures), 60 / attempts):
-                break
+        with self.client(service_type, name) as client:
+            for _ in range(3):
+                futures.append(client.call_async(request))
+                if self.spin_until(lambda: any(future.done() for future in futures), 20):
+                    break
         answers = [future.result() for future in futures if future.done()]
         assert answers, f'{name} does not answer'
-        self.node.destroy_client(client)
         return answers[0]
 
     def set(self, **values):
@@ -133,19 +141,29 @@ class Robot:
             SetParametersAtomically, '/mtan/set_parameters_atomically',
             SetParametersAtomically.Request(parameters=parameters)).result
 
+    @contextmanager
+    def request(self, transition: str):
+        """
+        Yield the future of a transition, which may not be repeated.
+
+        A client's endpoints are announced in their order: the node that answers a later one
+        knows this one, and does not give up its answer.
+        """
+        request = ChangeState.Request()
+        request.transition.id = TRANSITIONS[transition]
+        with self.client(ChangeState, '/mtan/change_state') as client:
+            self.state()
+            yield client.call_async(request)
+
     def request_invalid_transition(self, transition: str):
         """Ask for it without waiting: before Kilted rclpy leaves such a request unanswered."""
-        client = self.node.create_client(ChangeState, '/mtan/change_state')
-        assert client.wait_for_service(20)
-        request = ChangeState.Request()
-        request.transition.id = TRANSITIONS[transition]
-        client.call_async(request)
-        self.pause(0.5)
+        with self.request(transition):
+            self.pause(0.5)
 
     def change(self, transition: str) -> bool:
-        request = ChangeState.Request()
-        request.transition.id = TRANSITIONS[transition]
-        return self.call(ChangeState, '/mtan/change_state', request, attempts=1).success
+        with self.request(transition) as future:
+            assert self.spin_until(future.done, 60), f'{transition}: no answer'
+        return future.result().success
 
     def state(self) -> str:
         return self.call(GetState, '/mtan/get_state', GetState.Request()).current_state.label
