@@ -18,6 +18,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from mtan_perception.geometry import fit_image
 from mtan_perception.inference import Prediction
 from mtan_perception.labels import LabelSet
+from mtan_perception.node import programs
 from mtan_perception.node.camera_info import (
     Calibration,
     camera_info_fault,
@@ -381,8 +382,8 @@ class Camera:
         """Count what a frame raised, and log it if that is due."""
         if isinstance(error, ImageError):
             self.report_error('image', f"topic '{self.image_topic}': {error}")
-        # Publishers fail while ROS is being shut down; that is not worth a word.
-        elif self._node.context.ok():
+        # Its publishers may be gone while the node ends; that is not worth a word.
+        elif not programs.must_end():
             self.report_error('inference', f'{type(error).__name__}: {error}')
 
     def report_error(self, kind: str, text: str) -> None:

@@ -187,7 +187,7 @@ class CameraNode(Node):
             if not self._stop.is_set() and not self.failed:
                 self.get_logger().info('the source has ended')
         except Exception as error:
-            if not self._stop.is_set() and self.context.ok():
+            if not self._stop.is_set():
                 self._fail(f'cannot publish: {type(error).__name__}: {error}')
         finally:
             self.finished.set()

@@ -23,6 +23,7 @@ from rclpy.parameter import Parameter
 from mtan_perception.inference.devices import free_unused_memory
 from mtan_perception.labels import generic, LabelSet
 from mtan_perception.node import parameters as parameter_table
+from mtan_perception.node import programs
 from mtan_perception.node.camera import Camera, Frame, Shot, SILENCE
 from mtan_perception.node.clouds import select_classes
 from mtan_perception.node.diagnostics import diagnostic_status
@@ -209,16 +210,16 @@ class MtanNode(LifecycleNode):
 
     def _wait_for(self, future: Future):
         """
-        Wait for a job of the worker, but not beyond the end of ROS.
+        Wait for a job of the worker, but not beyond a signal.
 
-        :raises KeyboardInterrupt: at that end, whatever the signal: rclpy cannot complete the
-            transition then, and takes any other exception for one of the transition's.
+        :raises KeyboardInterrupt: at one, whichever: rclpy takes any other exception for one of
+            the transition's.
         """
         while True:
             try:
                 return future.result(timeout=0.1)
             except FutureTimeoutError:
-                if not self.context.ok():
+                if programs.must_end():
                     raise KeyboardInterrupt from None
 
     def _unsubscribe(self) -> None:

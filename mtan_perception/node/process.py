@@ -8,7 +8,6 @@ import json
 import logging
 import os
 from pathlib import Path
-import signal
 import sys
 import textwrap
 from typing import Any, NoReturn, TypeVar
@@ -16,20 +15,14 @@ from typing import Any, NoReturn, TypeVar
 from rcl_interfaces.msg import ParameterDescriptor
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args, try_shutdown
 
 from mtan_perception.node import programs
 
 AnyNode = TypeVar('AnyNode', bound=Node)
-
-_executors: list[SingleThreadedExecutor] = []
-"""
-Kept to the end of the process. At a signal a thread of rclpy's wakes the executors, one after the
-other; if one is freed before it is through, by a garbage collection, the process crashes.
-"""
-
 
 Parameters = Mapping[str, tuple[Any, ParameterDescriptor]]
 """Name -> (default, descriptor)."""
@@ -71,23 +64,17 @@ def start(name: str, make: Callable[[], AnyNode], args: list[str] | None,
     if not {'-h', '--help'}.isdisjoint(sys.argv[1:] if args is None else args):
         print(describe(name, parameters))
         sys.exit(0)
-    begun = False
+    programs.handle_signals()
     os.environ.update(fastdds_environment())
     try:
-        rclpy.init(args=args)
-        begun = True
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = make()
         _warn_about_what_is_ignored(node, remove_ros_args(args)[1:])
         programs.begin()
         return node
-    except KeyboardInterrupt:
-        exit_code = 0
     except Exception as error:
-        exit_code = 1 if rclpy.ok() or not begun else 0  # else a signal has ended ROS
-        if exit_code:
-            print(f'{name}: cannot start: {error}', file=sys.stderr)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in `leave`
-    _end(exit_code)
+        print(f'{name}: cannot start: {error}', file=sys.stderr)
+    _end(1)
 
 
 def _warn_about_what_is_ignored(node: Node, arguments: list[str]) -> None:
@@ -122,23 +109,17 @@ def describe(name: str, parameters: Parameters) -> str:
 
 
 def spin(node: Node, is_done: Callable[[], bool] = lambda: False) -> None:
-    """Run the node's callbacks until SIGINT, SIGTERM, the end of ROS, or `is_done()`."""
-    executor = None
-    try:
-        while rclpy.ok() and not is_done():
-            try:
-                if executor is None:  # Inside, since ROS may end before there is one.
-                    executor = SingleThreadedExecutor()
-                    _executors.append(executor)
-                    executor.add_node(node)
-                executor.spin_once(timeout_sec=0.1)
-            except RCLError as error:
-                # Before Kilted these come out here: an invalid transition, which must not end the
-                # node, and an end of ROS in the middle of a wait, which is none of its errors.
-                if rclpy.ok():
-                    node.get_logger().error(str(error))
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return
+    """Run the node's callbacks until SIGINT, SIGTERM, or `is_done()`."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not (programs.must_end() or is_done()):
+        try:
+            executor.spin_once(timeout_sec=0.1)
+        except RCLError as error:
+            # Before Kilted an invalid transition comes out here; it must not end the node.
+            node.get_logger().error(str(error))
+        except KeyboardInterrupt:
+            return
 
 
 class _RosHandler(logging.Handler):
@@ -149,8 +130,6 @@ class _RosHandler(logging.Handler):
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not rclpy.ok():  # a thread goes on after a signal; rclpy would complain for each line
-            return
         # A line for each level: rclpy takes the line of a call for the message's identity, and
         # its level must not change.
         text = record.getMessage()
@@ -178,8 +157,6 @@ def leave(node: Node, exit_code: int = 0) -> NoReturn:
 
     :param node: one with a `close()` that ends its threads.
     """
-    # Another SIGINT, such as launch sends after a Ctrl-C, must not break the short way out.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     node.close()
     node.destroy_node()
     _end(exit_code)

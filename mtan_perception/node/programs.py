@@ -1,10 +1,11 @@
 # Copyright 2026 The mtan_perception authors
 # SPDX-License-Identifier: Apache-2.0
 """
-The installed programs.
+The installed programs, and what SIGINT and SIGTERM do to them.
 
-Ctrl-C while they still import torch and ROS ends them at once. As a KeyboardInterrupt it would be
-lost in some imports, end others in a long traceback, and abort the process in C++.
+While they still import torch and ROS, a signal ends them at once. As a KeyboardInterrupt it would
+be lost in some imports, end others in a long traceback, and abort the process in C++. Once the
+node is there it is asked to end: rclpy's own handlers would take ROS from under what still runs.
 """
 
 import importlib
@@ -12,7 +13,8 @@ import os
 import signal
 
 _has_begun = False
-"""Whether the node is there: its executor then ends by KeyboardInterrupt."""
+"""Whether the node is there."""
+_must_end = False
 
 
 def mtan_node() -> int:
@@ -25,18 +27,30 @@ def camera_node() -> int:
     return _run('camera_node')
 
 
+def handle_signals() -> None:
+    """Take SIGINT and SIGTERM, also where SIGINT is ignored, as in the background of a script."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
+
+
 def begin() -> None:
-    """Let Ctrl-C be a KeyboardInterrupt again; rclpy has put a handler of its own before ours."""
+    """Let a signal ask the node to end from here on, in place of ending the process at once."""
     global _has_begun
     _has_begun = True
 
 
+def must_end() -> bool:
+    """Return whether a signal has asked the node to end."""
+    return _must_end
+
+
 def _run(name: str) -> int:
-    signal.signal(signal.SIGINT, _interrupt)
+    handle_signals()
     return importlib.import_module(f'mtan_perception.node.{name}').main()
 
 
-def _interrupt(number: int, frame) -> None:
+def _on_signal(number: int, frame) -> None:
+    global _must_end
     if not _has_begun:
         os._exit(0)
-    signal.default_int_handler(number, frame)
+    _must_end = True  # and so it does at another, such as launch sends after a Ctrl-C

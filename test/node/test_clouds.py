@@ -17,6 +17,9 @@ from mtan_perception.node.clouds import (
     POINT,
     select_classes,
 )
+
+pytest.importorskip('sensor_msgs', reason='the node needs the ROS message packages')
+
 from mtan_perception.node.image_codec import append_zeros
 
 INTRINSICS = np.array([[50.0, 0, 3], [0, 25.0, 2], [0, 0, 1]])

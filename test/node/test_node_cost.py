@@ -4,11 +4,14 @@
 
 import json
 
-from builtin_interfaces.msg import Time
 import pytest
+
+pytest.importorskip('rclpy', reason='the node needs rclpy')
 
 from mtan_perception.node.benchmark.cost import NodeCost, table
 from mtan_perception.node.diagnostics import describe_stages, read_stages
+
+Time = pytest.importorskip('builtin_interfaces.msg').Time
 
 STAGES = {'latency': 0.090, 'wait': 0.001, 'preprocess': 0.004, 'network': 0.060,
           'postprocess': 0.006, 'fill': 0.010, 'publish': 0.005}

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytest.importorskip('rclpy', reason='the node needs rclpy')
+
 from mtan_perception.node import camera_node, parameters
 from mtan_perception.node.process import describe
 

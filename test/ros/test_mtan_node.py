@@ -10,8 +10,6 @@ import os
 from pathlib import Path
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import cv2
@@ -386,33 +384,13 @@ def test_signals_end_the_node_cleanly(robot, collect, number):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_weights_are_loaded(start_process, number):
-    """What the worker logs after it has no way to rosout any more, and is not worth an alarm."""
+    """Nothing has to wait for them, and what the worker logs meanwhile is worth no alarm."""
     child = start_process(MODULE, *small())
     assert child.wait_for_line('loading weights', 30)
-    # It follows at once, and rclpy complains of a line in the very moment of a signal.
-    assert child.wait_for_line('untrained', 30)
     child.send_signal(number)
+    child.send_signal(number)  # as launch does after a Ctrl-C
     assert child.wait(10) == 0
     assert 'Failed' not in child.output and 'Traceback' not in child.output
-
-
-SPIN = """
-import gc
-import rclpy
-from rclpy.node import Node
-from mtan_perception.node.process import spin
-
-rclpy.init()
-node = Node('spun')
-spin(node, iter((False, True)).__next__)
-gc.collect()
-assert node.executor is not None
-"""
-
-
-def test_an_executor_is_there_to_the_end(ros_domain):
-    """A thread of rclpy's wakes it at a signal, and may come late."""
-    subprocess.run([sys.executable, '-c', SPIN], check=True, timeout=60)
 
 
 BAD_IMAGES = {
