@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import nn, Tensor
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from mtan_perception.checkpoint import save_checkpoint, start_from
@@ -28,14 +27,11 @@ from mtan_perception.tasks import SEGMENTATION
 from mtan_perception.training import distributed
 from mtan_perception.training.architectures import build_architecture
 from mtan_perception.training.averaging import WeightAverage
+from mtan_perception.training.batches import pad, thin
 from mtan_perception.training.config import MAY_CHANGE, parse_stages, Stage, TrainConfig
 from mtan_perception.training.journal import clock, Journal, ProgressLine
-from mtan_perception.training.losses import (
-    choose_losses,
-    cross_entropy,
-    NO_TRUTH,
-    valid_pixels,
-)
+from mtan_perception.training.losses import choose_losses, cross_entropy, valid_pixels
+from mtan_perception.training.pace import Pace
 from mtan_perception.training.schedule import Budget, learning_rate_factor
 from mtan_perception.training.sources import (
     count_steps,
@@ -343,7 +339,7 @@ class Trainer:
 
     def _loop(self, stream: Stream, journal: Journal | None) -> None:
         config, line = self.config, ProgressLine()
-        pace = _Pace(len(self.card.tasks), self.device)
+        pace = Pace(len(self.card.tasks), self.device)
         last_save = last_check = started = pace.now
         while True:
             progress, log, check = distributed.agree([
@@ -375,8 +371,9 @@ class Trainer:
             if pace.now - last_save >= config.checkpoint_every:
                 self._save_state()
                 last_save = pace.now
-        self._validate(line)
-        self._close_chapter(journal)
+        if self.validated != self.step:  # else a finished run has been resumed
+            self._validate(line)
+            self._close_chapter(journal)
         if self.rank == 0:
             line.say(f'{self.step} steps in {clock(self.elapsed)}; with validation '
                      f'{clock(time.perf_counter() - started)} in this process; see {self.out}')
@@ -470,7 +467,7 @@ class Trainer:
                 else nullcontext())
 
     # ---- what it says and writes ------------------------------------------------------------
-    def _describe(self, progress: float, pace: '_Pace') -> str:
+    def _describe(self, progress: float, pace: Pace) -> str:
         stage = self.stages[self.stage]
         left = clock(self.elapsed * (1 / progress - 1)) if progress else '?'
         losses = ' '.join(f'{name} {value:.3f}'
@@ -547,91 +544,6 @@ def _uninterrupted() -> Iterator[None]:
             signal.signal(number, signal.default_int_handler)
         if asked.is_set():  # whatever else has gone wrong: it is to end
             raise KeyboardInterrupt
-
-
-class _Pace:
-    """Mean losses and speed since the last row, without waiting for the device at each step."""
-
-    def __init__(self, tasks: int, device: torch.device) -> None:
-        self._total = torch.zeros(tasks, device=device)
-        self._images, self.steps, self.rate = 0, 0, 0.0
-        self.now = self._shown = self._since = time.perf_counter()
-
-    @property
-    def waited(self) -> float:
-        """Seconds since the last row."""
-        return self.now - self._since
-
-    def lap(self, losses: Mapping[str, Tensor], images: int) -> float:
-        """Count a step in; return its seconds."""
-        self._total += torch.stack(list(losses.values())).to(self._total)
-        self._images += images
-        self.steps += 1
-        before, self.now = self.now, time.perf_counter()
-        self.rate = self._images / max(self.waited, 1e-9)
-        return self.now - before
-
-    def reset(self) -> float:
-        """Start the clock anew after something that is no step."""
-        pause = time.perf_counter() - self.now
-        self.now += pause
-        self._since += pause
-        return self.now
-
-    def due(self, seconds: float) -> bool:
-        """Return whether so much time has passed since this last was true."""
-        if self.now - self._shown < seconds:
-            return False
-        self._shown = self.now
-        return True
-
-    def mean(self) -> list[float]:
-        """Return the mean losses over all processes since the last row."""
-        return (self._total / max(1, self.steps)).tolist()
-
-    def take(self) -> tuple[list[float], float]:
-        """Return mean losses over all processes and images a second, and start a new row."""
-        mean = distributed.mean_over_processes(self._total / max(1, self.steps)).tolist()
-        self._total.zero_()
-        self._images = self.steps = 0
-        self._since = self.now
-        return mean, self.rate
-
-
-def pad(batch: Mapping[str, Tensor], kinds: Mapping[str, str],
-        multiple: int) -> Mapping[str, Tensor]:
-    """
-    Return a batch whose height and width are multiples, padded as the engine pads an image.
-
-    The image's border pixels are repeated at the right and the bottom; there is no truth there.
-
-    :param kinds: task -> kind, from the data set.
-    """
-    height, width = batch['image'].shape[-2:]
-    padding = 0, -width % multiple, 0, -height % multiple
-    if not any(padding):
-        return batch
-    return {**batch, 'image': functional.pad(batch['image'], padding, mode='replicate'), **{
-        name: functional.pad(batch[name], padding, value=NO_TRUTH[kind])
-        for name, kind in kinds.items() if name in batch}}
-
-
-def thin(batch: Mapping[str, Tensor], stride: int) -> tuple[dict[str, Tensor], tuple[int, int]]:
-    """
-    Return the truth on every n-th row and column, and its size.
-
-    The rows and columns are those on which the network's output of that size lies: its corners
-    are the image's corners (align_corners).
-    """
-    height, width = batch['image'].shape[-2:]
-    size = max(1, height // stride), max(1, width // stride)
-    if stride == 1:
-        return dict(batch), size
-    device = batch['image'].device
-    rows = torch.linspace(0, height - 1, size[0], device=device).round().long()
-    columns = torch.linspace(0, width - 1, size[1], device=device).round().long()
-    return {name: value[..., rows[:, None], columns] for name, value in batch.items()
-            if value.shape[-2:] == (height, width)}, size
 
 
 def _choose_device(name: str, local_rank: int) -> torch.device:

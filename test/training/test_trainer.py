@@ -6,6 +6,7 @@ import csv
 from dataclasses import replace
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,15 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(whole, tmp_path):
     for ours, theirs in zip(rest.network.state_dict().values(),
                             whole.network.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_finished_run_has_nothing_to_add(whole, tmp_path):
+    shutil.copytree(whole.out, tmp_path, dirs_exist_ok=True)
+    again = Trainer(make_config(tmp_path), make_source())
+    again.resume()
+    assert again.train()['depth'] == whole.figures['depth']
+    tables = [folder / 'validation.csv' for folder in (tmp_path, whole.out)]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
 
 
 class Recorded:
