@@ -285,8 +285,10 @@ def test_what_changes_while_a_frame_is_in_the_network(robot, collect, spin_until
     child = robot.start(input_height=1024, input_width=1024, backend='torch')
     depth = collect(Image, '/mtan/depth/image_rect')
     robot.exchange(depth)
+    # Nothing sent before must be in the network still: a busy machine takes seconds for a frame.
+    assert spin_until(lambda: stamp(depth[-1]) == 1000 + robot.count)
     in_flight = robot.send()
-    robot.pause(0.1)
+    robot.pause(0.3)
     clouds = collect(PointCloud2, '/mtan/points')
     assert spin_until(lambda: stamp(depth[-1]) == in_flight)
     robot.pause(0.5)
