@@ -3,7 +3,7 @@
 """
 Draw the last cloud of a recorded ~/points from beside the camera: the pictures of navigation.md.
 
-    ros2 bag record /mtan/points -o cloud          # a second of it is enough
+    ros2 bag record -e '^/mtan/points$' -o cloud   # a second of it is enough
     python docs/render_cloud.py cloud docs/images  # cloud_{colors,classes,normals}.png
 """
 
