@@ -191,6 +191,8 @@ def _watch(args: argparse.Namespace):
     try:
         from mtan_perception.node.live_moments import live_moments
     except ImportError as error:
+        if error.name == 'cv2':
+            raise
         raise ValueError(f'--live needs ROS 2: {error}; source its setup file first') from error
     from mtan_perception.tasks import select_tasks
     from mtan_perception.training.evaluation import Evaluation

@@ -68,9 +68,13 @@ class TrainConfig:
     architecture: str = 'mtan'
     """mtan, split (hard sharing) or single (a network for each task)."""
     backbone: str = 'resnet18'
+    """resnet18, resnet34, resnet50 or resnet101."""
     output_stride: int = 16
+    """Input pixels per pixel of the deepest features: 8, 16 or 32."""
     head_channels: int = 128
+    """Of each task's pyramid."""
     aspp_rates: tuple[int, ...] = (3, 6, 9)
+    """Dilations of its branches, in pixels of those features."""
     pretrained: str = ''
     """Path of a torchvision ResNet state dict for the trunk, or imagenet to fetch one."""
     weights: str = ''
@@ -80,6 +84,7 @@ class TrainConfig:
     minutes: float = 0.0
     """Length of the training by time, the last validation included; or give epochs or steps."""
     epochs: float = 0.0
+    """By times that every frame of a file data set is drawn."""
     steps: int = 0
     stages: str = ''
     """Image sizes and batches in turn, as until:HEIGHTxWIDTH:batch[:reuse]; if empty one stage
@@ -94,14 +99,18 @@ class TrainConfig:
     scales: tuple[float, ...] = (1.0, 1.2, 1.5)
     """Zooms of file data sets, one drawn for each frame."""
     flip: float = 0.5
+    """Probability of mirroring a frame."""
     jitter: float = 0.0
+    """Brightness, contrast and saturation of file data sets change by up to 1 ± this."""
     workers: int = 0
     """Processes that read files."""
 
     optimizer: str = 'adamw'
     """adamw, adam or sgd (with momentum 0.9)."""
     learning_rate: float = 1e-3
+    """At its highest, after warm_up; from there it falls to nothing by a cosine."""
     weight_decay: float = 0.02
+    """Of the kernels of convolutions."""
     warm_up: float = 0.04
     """Share of the training in which the learning rate rises."""
     clip: float = 5.0
@@ -126,13 +135,16 @@ class TrainConfig:
     """Compute losses on every n-th row and column."""
 
     seed: int = 0
+    """Of the weights, the order of frames and the rooms that are drawn."""
     device: str = 'auto'
+    """auto, cpu, cuda or cuda:N."""
     precision: str = 'auto'
     """fp32, bf16 (mixed) or fp64; auto: bf16 where the device is made for it (GPUs from Ampere on,
     CPUs with AMX or AVX-512's bfloat16), else fp32."""
     threads: int = 0
     """Threads of the CPU; 0 for one a core."""
     out: str = 'runs/train'
+    """Folder for weights, checkpoints, tables and curves."""
     checkpoint_every: float = 45.0
     """Seconds between checkpoints."""
     log_every: float = 10.0
