@@ -10,6 +10,7 @@ Every argument of mtan.launch.py but `image`, `camera_info` and `cameras` works 
 
 from pathlib import Path
 import runpy
+from types import SimpleNamespace
 
 from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import (
@@ -28,7 +29,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 MTAN = Path(__file__).resolve().parent / 'mtan.launch.py'
-parameter_value = runpy.run_path(str(MTAN))['parameter_value']  # its file is no module
+mtan = SimpleNamespace(**runpy.run_path(str(MTAN)))  # its file is no module
 
 # Argument, type and meaning of what is handed to camera_node; empty leaves the node's own default.
 CAMERA = (
@@ -39,10 +40,14 @@ CAMERA = (
     ('frame_id', str, 'optical frame of the camera'),
     ('loop', bool, 'start again at the end of a video or a folder'),
     ('seed', int, 'number of the first synthetic room'),
+    ('hfov', float, 'horizontal field of view in degrees, of a camera without a calibration'),
+    ('camera_info_url', str, 'calibration file of the camera'),
 )
 
 
 def generate_launch_description() -> LaunchDescription:
+    rviz_frame = LaunchConfiguration(
+        'rviz_frame', default=LaunchConfiguration('frame_id', default=''))
     return LaunchDescription([
         *(DeclareLaunchArgument(
             name, default_value='', description=f"{meaning}; empty: camera_node's default")
@@ -53,7 +58,7 @@ def generate_launch_description() -> LaunchDescription:
         # The topic names are relative, so `namespace` moves the camera and the node together.
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(MTAN)),
-            launch_arguments={'image': 'camera/image_raw'}.items()),
+            launch_arguments={'image': 'camera/image_raw', 'rviz_frame': rviz_frame}.items()),
         # After the include, which declares `namespace` and sets the Fast DDS profile.
         OpaqueFunction(function=camera),
     ])
@@ -61,16 +66,23 @@ def generate_launch_description() -> LaunchDescription:
 
 def camera_parameters(context: LaunchContext) -> dict:
     """Return what was given for camera_node; ValueError names an argument of the wrong type."""
-    return {name: parameter_value(context, name, kind)
-            for name, kind, _ in CAMERA if context.launch_configurations[name]}
+    arguments = (*CAMERA, ('use_sim_time', bool, ''))
+    return {name: mtan.parameter_value(context, name, kind)
+            for name, kind, _ in arguments if context.launch_configurations.get(name)}
 
 
 def check_camera(context: LaunchContext) -> list:
+    """Raise ValueError for an argument of the wrong type, and for another camera."""
+    arguments = context.launch_configurations
     camera_parameters(context)
-    for name in ('image', 'camera_info', 'cameras'):
-        if context.launch_configurations.get(name):
-            raise ValueError(f'{name}:={context.launch_configurations[name]}: demo.launch.py '
-                             'brings its own camera; give it to mtan.launch.py')
+    others = [name for name in ('image', 'camera_info', 'cameras') if arguments.get(name)]
+    if arguments.get('params_file'):
+        node = mtan.node_name(context)
+        if any(mtan.cameras_in(mtan.params_file(context), node)):
+            others.append('params_file')
+    if others:
+        raise ValueError(f'{others[0]}:={arguments[others[0]]}: demo.launch.py brings its own '
+                         'camera; give it to mtan.launch.py')
     return []
 
 
@@ -80,8 +92,9 @@ def camera(context: LaunchContext) -> list[Node]:
     return [Node(
         package='mtan_perception', executable='camera_node', name='camera',
         namespace=f"{arguments['namespace'].strip('/')}/camera".strip('/'),
-        parameters=[parameters] if parameters else None, output='screen', emulate_tty=True,
-        on_exit=end)]
+        parameters=[parameters] if parameters else None,
+        ros_arguments=['--log-level', arguments['log_level']],
+        output='screen', emulate_tty=True, on_exit=end)]
 
 
 def end_with_node(event: ProcessExited, context: LaunchContext) -> list[Action] | None:

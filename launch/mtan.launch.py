@@ -8,6 +8,7 @@ Start mtan_node on a camera.
 
 from collections.abc import Iterator
 from pathlib import Path
+import re
 
 from ament_index_python.packages import get_package_prefix, PackageNotFoundError
 from launch import LaunchContext, LaunchDescription
@@ -46,6 +47,7 @@ SWITCH = ('true', 'false', 'True', 'False', '1', '0')
 COLOR_TOPICS = ('segmentation/color', 'depth/color', 'normal/color')
 DEPTH_TOPICS = ('depth/image_rect', 'depth/camera_info')
 CLOUD_TOPICS = ('points', 'obstacles')
+TOPIC_NAME = re.compile(r'~?/?([A-Za-z_]\w*/)*[A-Za-z_]\w*')
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -100,11 +102,12 @@ def nodes(context: LaunchContext) -> list[Node]:
     """Return mtan_node, and RViz for whoever asks for it, with the arguments' values filled in."""
     arguments = context.launch_configurations
     check_rviz(context)
-    image = arguments['image']
-    camera_info = arguments['camera_info'] or beside(image, 'camera_info')
+    image = topic_name(context, 'image')
+    camera_info = (topic_name(context, 'camera_info') if arguments['camera_info']
+                   else beside(image, 'camera_info'))
     namespace, name = arguments['namespace'].strip('/'), arguments['name']
     rviz_frame = arguments['rviz_frame']
-    prefix = f'/{namespace}/{name}' if namespace else f'/{name}'
+    prefix = node_name(context)
     overrides = {key: parameter_value(context, key, kind)
                  for key, kind, _ in OVERRIDES if arguments[key]}
     if IfCondition(LaunchConfiguration('nav2')).evaluate(context):
@@ -112,7 +115,7 @@ def nodes(context: LaunchContext) -> list[Node]:
     file = params_file(context)
     parameters = [file] + ([overrides] if overrides else [])
     remappings = [('image', image), ('camera_info', camera_info)]
-    cameras = [camera for camera in overrides.get('cameras') or cameras_in(file, name) if camera]
+    cameras = [camera for camera in overrides.get('cameras') or cameras_in(file, prefix) if camera]
     if cameras:  # Each has its topics below its name; the view shows the first.
         for argument, topic in (('image', image), ('camera_info', camera_info)):
             if topic.startswith('/'):
@@ -130,6 +133,7 @@ def nodes(context: LaunchContext) -> list[Node]:
             remappings=[('/image', image)] + [
                 (f'/mtan/{topic}', f'{prefix}/{topic}')
                 for topic in COLOR_TOPICS + DEPTH_TOPICS + CLOUD_TOPICS],
+            parameters=[{key: overrides[key] for key in ('use_sim_time',) if key in overrides}],
             condition=IfCondition(LaunchConfiguration('rviz')), output='log'),
         Node(
             package='mtan_perception', executable='mtan_node', name=name, namespace=namespace,
@@ -164,28 +168,58 @@ def params_file(context: LaunchContext) -> str:
     """Return the parameter file; launch itself would only warn that there is none, and go on."""
     path = Path(context.launch_configurations['params_file']).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f'params_file:={path}: there is no such file')
+        fault = 'is no file' if path.exists() else 'there is no such file'
+        raise FileNotFoundError(f'params_file:={path}: {fault}')
     return str(path)
 
 
-def cameras_in(file: str, name: str) -> list[str]:
+def node_name(context: LaunchContext) -> str:
+    """Return the node's whole name; a group around may have pushed a part of its namespace."""
+    arguments = context.launch_configurations
+    return joined(arguments.get('ros_namespace', ''), arguments.get('namespace', ''),
+                  arguments.get('name', 'mtan'))
+
+
+def joined(*names: str) -> str:
+    """Return the absolute name of names in each other; some may be empty."""
+    return '/' + '/'.join(filter(None, (name.strip('/') for name in names)))
+
+
+def topic_name(context: LaunchContext, argument: str) -> str:
+    """Return an argument that names a topic; what rcl says of one that does not helps nobody."""
+    topic = context.launch_configurations[argument]
+    if not TOPIC_NAME.fullmatch(topic):
+        raise ValueError(f'{argument}:={topic}: is no name of a topic; give one such as '
+                         '/camera/image_raw, of letters, digits and underscores')
+    return topic
+
+
+def cameras_in(file: str, node: str) -> list[str]:
     """Return the parameter `cameras` of a node in a parameter file: it decides on the topics."""
     cameras = []
     with open(file, encoding='utf-8') as stream:  # so that an error names it
         tree = yaml.safe_load(stream)
-    for parameters in parameters_in(tree, name):
+    for parameters in parameters_in(tree, node):
+        if not isinstance(parameters, dict):
+            raise ValueError(f'params_file:={file}: ros__parameters is {parameters!r}; '
+                             'it needs parameters, each with its value')
         cameras = parameters.get('cameras', cameras)
+    if not (isinstance(cameras, list) and all(isinstance(name, str) for name in cameras)):
+        raise ValueError(f'params_file:={file}: cameras is {cameras!r}; it needs a list of names, '
+                         'for example [front, left]')
     return cameras
 
 
-def parameters_in(tree: dict, name: str) -> Iterator[dict]:
-    """Yield what a parameter file has for a node, in whatever namespace, or for all nodes."""
+def parameters_in(tree: dict, node: str, namespace: str = '') -> Iterator[dict]:
+    """Yield what a parameter file has for a node, given with its namespace, by rclpy's rules."""
     for key, entries in tree.items() if isinstance(tree, dict) else ():
+        name = joined(namespace, str(key))
         if isinstance(entries, dict) and 'ros__parameters' in entries:
-            if key.rpartition('/')[2] in ('*', '**', name):
+            # So `*` stands for one name, and `**` for any number of them.
+            if re.fullmatch(name.replace('/*', r'(/\w+)'), node):
                 yield entries['ros__parameters'] or {}
         else:
-            yield from parameters_in(entries, name)
+            yield from parameters_in(entries, node, name)
 
 
 def parameter_value(context: LaunchContext, name: str, kind: type):
@@ -196,7 +230,8 @@ def parameter_value(context: LaunchContext, name: str, kind: type):
     """
     text = context.launch_configurations[name]
     if kind == list[str]:
-        return [item.strip(' \'"') for item in text.strip(' []').split(',')]
+        items = [item.strip(' \'"') for item in text.strip(' []').split(',')]
+        return [item for item in items if item] or ['']  # launch_ros takes no empty list
     value = ParameterValue(LaunchConfiguration(name), value_type=kind)
     try:
         value.evaluate(context)

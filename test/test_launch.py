@@ -242,19 +242,42 @@ def test_several_cameras_have_their_topics_below_their_names(launch):
     '/robot/mtan: {ros__parameters: {cameras: [front, left], max_rate: 1.0}}',
     'robot: {mtan: {ros__parameters: {cameras: [front, left]}}}\n'
     'other: {ros__parameters: {cameras: [none]}}',
-], ids=['all nodes', 'one node', 'below a namespace'])
+    '/*/mtan: {ros__parameters: {cameras: [front, left]}}\n'
+    '/other/mtan: {ros__parameters: {cameras: [none]}}\n'
+    'mtan: {ros__parameters: {cameras: [none]}}',
+], ids=['all nodes', 'one node', 'below a namespace', 'in any namespace'])
 def test_cameras_of_a_params_file_have_their_topics_below_their_names(launch, tmp_path, content):
     path = tmp_path / 'own.yaml'
     path.write_text(content)
-    node = launch('mtan.launch.py', f'params_file:={path}', 'image:=image_raw')['mtan_node']
+    node = launch('mtan.launch.py', f'params_file:={path}', 'namespace:=robot',
+                  'image:=image_raw')['mtan_node']
     assert {k: v for k, v in node.rules.items() if '/' in k} == {
         'front/image': 'front/image_raw', 'front/camera_info': 'front/camera_info',
         'left/image': 'left/image_raw', 'left/camera_info': 'left/camera_info'}
     for argument in ('image', 'camera_info'):
-        text = launch('mtan.launch.py', f'params_file:={path}', 'image:=image_raw',
-                      f'{argument}:=/topic', fails=True)
+        text = launch('mtan.launch.py', f'params_file:={path}', 'namespace:=robot',
+                      'image:=image_raw', f'{argument}:=/topic', fails=True)
         assert (f'{argument}:=/topic: with several cameras it is looked for below the name of '
                 'each (front, left); leave out the first /') in text
+
+
+@pytest.mark.parametrize('content, fault', [
+    ('/**: {ros__parameters: {cameras: }}', 'cameras is None; it needs a list of names'),
+    ('/**: {ros__parameters: {cameras: front}}', "cameras is 'front'; it needs a list of names"),
+    ('/**: {ros__parameters: {cameras: [x, on]}}', "cameras is ['x', True]; it needs a list of"),
+    ('/**: {ros__parameters: [x]}', "ros__parameters is ['x']; it needs parameters"),
+])
+def test_a_params_file_that_cannot_be_used_is_named(launch, tmp_path, content, fault):
+    path = tmp_path / 'own.yaml'
+    path.write_text(content)
+    text = launch('mtan.launch.py', f'params_file:={path}', fails=True)
+    assert f'params_file:={path}: {fault}' in text
+
+
+@pytest.mark.parametrize('argument', ['image:=/cam/image_raw/', 'image:=a-b', 'camera_info:=1a'])
+def test_what_is_no_name_of_a_topic_is_refused(launch, argument):
+    text = launch('mtan.launch.py', argument, fails=True)
+    assert f'{argument}: is no name of a topic' in text
 
 
 def test_nav2_sets_what_the_costmap_needs(launch):
@@ -288,15 +311,23 @@ def test_rviz_that_is_not_installed_is_an_error_before_anything_starts(launch):
 
 
 @pytest.mark.parametrize('argument', ['image:=/a', 'camera_info:=/b', 'cameras:=front,left'])
-def test_demo_refuses_a_camera(launch, argument):
+def test_demo_refuses_a_camera(launch, argument, tmp_path):
     """It has its own."""
     text = launch('demo.launch.py', argument, fails=True)
     assert f'{argument}: demo.launch.py brings its own camera' in text
+    path = tmp_path / 'own.yaml'
+    path.write_text('/robot/mtan: {ros__parameters: {cameras: [front, left]}}')
+    arguments = f'params_file:={path}', 'namespace:=robot'
+    text = launch('demo.launch.py', *arguments, fails=True)
+    assert f'{arguments[0]}: demo.launch.py brings its own camera' in text
+    launch('demo.launch.py', arguments[0])  # which has nothing for this node
 
 
 def test_missing_params_file_is_an_error(launch):
     text = launch('mtan.launch.py', 'params_file:=/none.yaml', fails=True)
     assert 'params_file:=/none.yaml: there is no such file' in text
+    text = launch('mtan.launch.py', 'params_file:=/', fails=True)
+    assert 'params_file:=/: is no file' in text
 
 
 @pytest.mark.parametrize('distro, variable, other', [
@@ -367,6 +398,21 @@ def test_demo_hands_its_arguments_on(launch):
     assert camera.rules['__ns'] == '/robot/camera'
     assert node.rules['__ns'] == '/robot'
     assert node.overrides == {'weights': 'random'}
+
+
+def test_demo_tells_all_of_its_processes(launch):
+    """Whose clock, how much to say, and which frame to look from."""
+    started = launch('demo.launch.py', 'use_sim_time:=true', 'log_level:=debug', 'rviz:=true',
+                     'frame_id:=eye')
+    for name in ('camera_node', 'mtan_node', 'rviz2'):
+        assert started[name].overrides['use_sim_time'] is True
+    for name in ('camera_node', 'mtan_node'):
+        argv = started[name].argv
+        assert argv[argv.index('--log-level') + 1] == 'debug'
+    argv = started['rviz2'].argv
+    assert argv[argv.index('--fixed-frame') + 1] == 'eye'
+    argv = launch('demo.launch.py', 'rviz:=true', 'frame_id:=eye', 'rviz_frame:=map')['rviz2'].argv
+    assert argv[argv.index('--fixed-frame') + 1] == 'map'
 
 
 def test_demo_arguments_are_parameters_of_camera_node():

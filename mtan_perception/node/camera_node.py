@@ -56,7 +56,8 @@ PARAMETERS = {
         'stream URL, or the path of a video, an image or a folder of images',
         dynamic_typing=True)),  # a camera index arrives as an integer: `-p source:=0`
     'rate': (0.0, _described(
-        "images a second; 0: the source's own (a video's and a webcam's, 10 otherwise)",
+        "images a second; 0: the source's own (a video's and a webcam's), or 10 of images, and of "
+        'rooms one for each core, at most 5',
         within=(0.0, 240.0))),
     'width': (0, _described(
         "image width in pixels; 0: the source's own (synthetic: 384)", within=(0, 8192))),
@@ -182,8 +183,8 @@ class CameraNode(Node):
                 slow = pace.published()
                 if slow is not None:
                     self.get_logger().warning(
-                        f'the source reaches {slow:.1f} Hz of the {self._source.rate:g} Hz asked '
-                        'for; lower `rate`, or `width` and `height`')
+                        f'the source reaches {slow:.1f} Hz of its {self._source.rate:g}; lower '
+                        '`rate`, or `width` and `height`')
             if not self._stop.is_set() and not self.failed:
                 self.get_logger().info('the source has ended')
         except Exception as error:

@@ -15,9 +15,11 @@ import cv2
 import numpy as np
 
 from mtan_perception.files import IMAGE_SUFFIXES, list_pictures, read_picture
+from mtan_perception.threads import usable_cores
 
 SYNTHETIC_SIZE = (384, 288)
 DEFAULT_RATE = 10.0
+"""Of what has none: images, and videos that do not tell."""
 
 
 class SourceError(ValueError):
@@ -93,7 +95,7 @@ def open_source(name: str, options: SourceOptions, stop: threading.Event,
     """
     path = Path(name).expanduser()
     if name == 'synthetic':
-        rate = options.rate or DEFAULT_RATE
+        rate = options.rate or synthetic_rate()
         return Source(_synthetic_frames(options, rate), rate)
     if name.isdecimal() or name.startswith('/dev/video') or '://' in name:
         device = int(name) if name.isdecimal() else name
@@ -110,6 +112,11 @@ def open_source(name: str, options: SourceOptions, stop: threading.Event,
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return Source(_image_frames([path], options, report), options.rate or DEFAULT_RATE)
     return _open_video(path, options)
+
+
+def synthetic_rate() -> float:
+    """Return a rate in Hz at which rooms can be rendered beside a network on the same cores."""
+    return float(min(5, usable_cores()))  # an image takes about half a second of one core
 
 
 def fit(image: np.ndarray, width: int, height: int) -> np.ndarray:

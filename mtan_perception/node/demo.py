@@ -24,6 +24,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from mtan_perception.labels import NYUV2_13
 from mtan_perception.model_card import DEFAULT_WEIGHTS, ModelCard, read_card
+from mtan_perception.node.camera_sources import DEFAULT_RATE, synthetic_rate
 from mtan_perception.node.child_process import (
     ChildProcess,
     free_domain_id,
@@ -105,8 +106,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     if options.duration < 0:
         parser.error(f'--duration {options.duration:g}: give seconds, or 0 for no end')
     if 'rate' not in options:
-        # Rendering an image takes about half a second of one core, reading one next to nothing.
-        options.rate = float(min(5, usable_cores())) if options.source == 'synthetic' else 10.0
+        options.rate = synthetic_rate() if options.source == 'synthetic' else DEFAULT_RATE
     return options
 
 

@@ -126,7 +126,8 @@ class MtanNode(LifecycleNode):
             result = super().on_activate(state)
             self._publish_labels()
         except Exception as error:
-            self.on_deactivate(state)
+            self._unsubscribe()
+            super().on_deactivate(state)
             self._failure = f'cannot activate: {error}'
             self.get_logger().error(self._failure)
             return TransitionCallbackReturn.FAILURE
@@ -138,17 +139,20 @@ class MtanNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; SUCCESS -> inactive. The frame in flight is not published."""
         self._unsubscribe()
+        self.get_logger().info('inactive: no image is taken')
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the engine and its memory; SUCCESS -> unconfigured."""
         self._release_engine()
+        self.get_logger().info('unconfigured: the weights are released')
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and free the engine; SUCCESS -> finalized."""
         self._unsubscribe()
         self._release_engine()
+        self.get_logger().info('finalized: to go on, end this process and start it again')
         return super().on_deactivate(state)  # the publishers
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -303,7 +307,7 @@ class MtanNode(LifecycleNode):
         cleanup = ['cleanup'] if self._engine is not None else []
         for when, transitions in ((parameter_table.UNCONFIGURED, deactivate + cleanup),
                                   (parameter_table.INACTIVE, deactivate)):
-            refused = parameter_table.changes(parameters, when)
+            refused = parameter_table.changes(self._settings, parameters, when)
             if refused and transitions:
                 commands = ', then '.join(
                     f'`ros2 lifecycle set {name} {transition}`' for transition in transitions)

@@ -223,11 +223,13 @@ def default_settings() -> Settings:
         for name, specification in SPECIFICATIONS.items()})
 
 
-def changes(parameters: list[Parameter], when: str) -> list[str]:
-    """Name those of the parameters that may change only `when`."""
+def changes(settings: Settings, parameters: list[Parameter], when: str) -> list[str]:
+    """Name those of the parameters that may change only `when`, and would."""
     return [
         parameter.name for parameter in parameters
-        if parameter.name in SPECIFICATIONS and SPECIFICATIONS[parameter.name].change == when]
+        if parameter.name in SPECIFICATIONS and SPECIFICATIONS[parameter.name].change == when
+        and _plain(parameter.name, parameter.value)
+        != getattr(settings, field_name(parameter.name))]
 
 
 def _are_names(names: tuple[str, ...]) -> bool:

@@ -21,6 +21,7 @@ from mtan_perception.node.camera_sources import (
     read_calibration,
     SourceError,
     SourceOptions,
+    synthetic_rate,
 )
 
 ONCE = SourceOptions(loop=False)
@@ -64,6 +65,11 @@ def test_folder_is_sorted_and_ends(folder):
     assert values(frames) == [1, 2, 3]
     assert frames[0].encoding == 'bgr8' and frames[0].truth is None
     assert source.rate == 10.0 and not source.live
+
+
+def test_rooms_come_at_a_rate_that_leaves_the_network_its_cores():
+    assert opened('synthetic').rate == synthetic_rate() <= 5
+    assert opened('synthetic', SourceOptions(rate=12.0)).rate == 12.0
 
 
 def test_folder_loops(folder):

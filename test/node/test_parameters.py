@@ -89,10 +89,19 @@ def test_what_rclpy_lets_through_at_the_edge_of_a_range(settings):
     assert updated.confidence_threshold == 1.0
 
 
-def test_changes_by_when_they_are_allowed():
+def test_changes_by_when_they_are_allowed(settings):
     parameters = [
         Parameter('weights', value='x'), Parameter('max_rate', value=1.0),
-        Parameter('image_transport', value='raw'), Parameter('use_sim_time', value=True)]
-    assert changes(parameters, UNCONFIGURED) == ['weights']
-    assert changes(parameters, INACTIVE) == ['image_transport']
-    assert changes(parameters, LIVE) == ['max_rate']
+        Parameter('image_transport', value='compressed'), Parameter('use_sim_time', value=True)]
+    assert changes(settings, parameters, UNCONFIGURED) == ['weights']
+    assert changes(settings, parameters, INACTIVE) == ['image_transport']
+    assert changes(settings, parameters, LIVE) == ['max_rate']
+
+
+def test_a_value_that_is_there_already_is_no_change(settings):
+    """As where a file of all parameters is loaded."""
+    parameters = [Parameter(name, value=list(value) if isinstance(value, tuple) else value)
+                  for name in SPECIFICATIONS
+                  for value in [getattr(settings, field_name(name))]]
+    for when in (UNCONFIGURED, INACTIVE, LIVE):
+        assert changes(settings, parameters, when) == []

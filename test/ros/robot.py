@@ -18,7 +18,7 @@ from std_msgs.msg import Header
 from mtan_perception.node.image_codec import encode_image
 
 MODULE = 'mtan_perception.node.mtan_node'
-TRANSITIONS = {'configure': 1, 'cleanup': 2, 'activate': 3, 'deactivate': 4}
+TRANSITIONS = {'configure': 1, 'cleanup': 2, 'activate': 3, 'deactivate': 4, 'shutdown': 5}
 # Half of a 160×120 camera: the node scales by exactly 0.5.
 CAMERA_SIZE, OUTPUT_SIZE = (120, 160), (60, 80)
 

@@ -232,6 +232,7 @@ def test_lifecycle_with_a_configuration_that_fails(start_process, robot, collect
         robot.exchange(depth)
         assert robot.change('deactivate') and robot.state() == 'inactive'
     assert robot.set(image_transport='compressed').successful
+    assert robot.set(weights='random', device='auto').successful, 'as they are'
     refusal = robot.set(weights='default')
     assert not refusal.successful, 'inactive, but an engine is there'
     assert refusal.reason.endswith('first `ros2 lifecycle set /mtan cleanup`')
@@ -240,6 +241,9 @@ def test_lifecycle_with_a_configuration_that_fails(start_process, robot, collect
     assert robot.change('configure') and robot.change('activate')
     robot.wait_until_active(child)
     robot.exchange(depth)
+    assert robot.change('deactivate') and robot.change('cleanup') and robot.change('shutdown')
+    for line in ('inactive:', 'unconfigured:', 'finalized:'):
+        assert robot.spin_until(partial(has, child.lines, partial(re.search, line)), 5), line
 
 
 def test_the_newest_frame_under_a_fast_source(robot, spin_until):
