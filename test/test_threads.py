@@ -53,7 +53,7 @@ def test_other_threads_sleep_between_operations():
     threads, policy, milliseconds, before = run()
     assert threads == 1
     assert policy == 'PASSIVE' and before == 'None'
-    assert milliseconds < 1.0  # each of 20 times; spinning ones take 3 to 9
+    assert milliseconds < 2.0  # each of 20 times; spinning ones take 3 to 9
 
 
 def test_what_the_environment_says_is_left_alone():

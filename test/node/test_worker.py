@@ -58,7 +58,7 @@ def test_whoever_offers_while_it_is_busy_does_not_wait(worker, recorder):
     start = time.monotonic()
     for frame in range(100):
         worker.offer(frame)
-    assert time.monotonic() - start < 0.1
+    assert time.monotonic() - start < 0.25  # 100 waits would be 0.3
 
 
 def test_a_fast_slot_never_keeps_another_waiting(worker, recorder):
@@ -151,7 +151,7 @@ def test_a_limit_holds_nothing_back_before_the_first_frame_and_nobody_up(worker,
     start = time.monotonic()
     for frame in range(1, 101):
         worker.offer(frame)
-    assert time.monotonic() - start < 0.1
+    assert time.monotonic() - start < 0.25  # 100 waits would be 0.3
     assert not recorder.entered.acquire(timeout=0.2)
     worker.limit_rate(0.0)
     assert recorder.entered.acquire(timeout=5)
