@@ -22,7 +22,7 @@ from mtan_perception.checkpoint import (
     save_checkpoint,
 )
 from mtan_perception.inference.benchmark.original import ReferenceMTAN
-from mtan_perception.labels import CITYSCAPES_19, NYUV2_13
+from mtan_perception.labels import CITYSCAPES_19, generic, NYUV2_13
 from mtan_perception.model_card import CheckpointError, COMPACT, ModelCard, read_card
 from mtan_perception.network import MTANDeepLabv3
 from mtan_perception.tasks import NYUV2_TASKS
@@ -89,6 +89,14 @@ def test_a_failing_save_leaves_the_file_untouched(network, weights, monkeypatch,
         save_checkpoint(weights, network, replace(TINY, input_size=(1, 1)))
     assert weights.read_bytes() == before
     assert os.listdir(weights.parent) == [weights.name]
+
+
+def test_a_full_disk_is_an_error_of_the_system(weights, network, full_disk):
+    """Not one of safetensors, which whoever saves would not expect."""
+    before = weights.read_bytes()
+    with full_disk(), pytest.raises(OSError, match=r'w\.safetensors: cannot be written'):
+        save_checkpoint(weights, network, TINY)
+    assert weights.read_bytes() == before
 
 
 def test_save_into_a_missing_folder_names_it(network, tmp_path):
@@ -208,6 +216,8 @@ def test_tensors_that_do_not_fit_the_card(weights):
     ({'std': (1, math.nan, 1)}, r'std \(1, nan, 1\)'),
     ({'mean': (0, math.inf, 0)}, r'mean \(0, inf, 0\)'),
     ({'focal_length': -1.0}, r'focal_length: -1\.0'),
+    ({'focal_length': 0}, 'focal_length: 0'),
+    ({'mean': (0.5, 0.5)}, r'mean \(0\.5, 0\.5\)'),
     ({'focal_length': math.inf}, 'focal_length: inf'),
     ({'depth_unit': 'furlong'}, "'furlong'; choose one of metre, inverse"),
     ({'normal_axes': 'ned'}, "'ned'; choose one of optical, nyu"),
@@ -215,6 +225,26 @@ def test_tensors_that_do_not_fit_the_card(weights):
 def test_a_card_that_cannot_be(change, message):
     with pytest.raises(ValueError, match=message):
         replace(COMPACT, **change)
+
+
+def test_what_a_card_says_of_itself():
+    assert ModelCard({'segmentation': 5}).labels == generic(5)
+    assert ModelCard({'depth': 1}).labels is None
+    assert TINY.is_synthetic and not COMPACT.is_synthetic
+    assert TINY.corrects_depth and not replace(TINY, depth_unit='inverse').corrects_depth
+    assert not COMPACT.corrects_depth, 'its focal length is not known'
+    assert (TINY.size_multiple, replace(TINY, output_stride=8).size_multiple) == (32, 8)
+    assert read_card('random') is COMPACT
+
+
+def test_a_network_in_another_memory_format_is_saved_as_any(network, tmp_path):
+    """As one that was trained on a GPU; counters stay whole numbers."""
+    path = tmp_path / 'w.safetensors'
+    state = {name: tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+             for name, tensor in network.state_dict().items()}
+    save_checkpoint(path, state, TINY)
+    for name, tensor in load_network(path)[0].state_dict().items():
+        assert tensor.dtype == state[name].dtype and torch.equal(tensor, state[name]), name
 
 
 # ---- foreign checkpoints ----------------------------------------------------------------------

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mtan_perception.files import decode_picture, read_picture
+from mtan_perception.files import decode_picture, list_pictures, read_picture
 
 PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 
@@ -38,3 +38,11 @@ def test_a_photograph_is_turned_upright():
     jpeg = cv2.imencode('.jpg', np.zeros((16, 32, 3), np.uint8))[1].tobytes()
     assert decode_picture(jpeg).shape == (16, 32, 3)
     assert decode_picture(on_its_side(jpeg)).shape == (32, 16, 3)
+
+
+def test_the_pictures_of_a_folder_by_name(tmp_path):
+    """Cameras write .JPG; a folder or a text is none, whatever it is called."""
+    for name in ('b.JPG', 'a.png', 'c.tiff', 'notes.txt'):
+        (tmp_path / name).touch()
+    (tmp_path / 'd.png').mkdir()
+    assert [path.name for path in list_pictures(tmp_path)] == ['a.png', 'b.JPG', 'c.tiff']

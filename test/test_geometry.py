@@ -43,6 +43,10 @@ def test_fit_refuses_an_empty_image():
     """The error names the size."""
     with pytest.raises(ValueError, match=r'\(0, 640\)'):
         fit_image((0, 640), (288, 384))
+    with pytest.raises(ValueError, match=r'into \(288, 0\)'):
+        fit_image((480, 640), (288, 0))
+    with pytest.raises(ValueError, match='multiples of 0'):
+        fit_image((480, 640), (288, 384), 0)
 
 
 def test_intrinsics_scale_as_in_image_proc():
@@ -63,6 +67,8 @@ def test_back_projection_by_hand():
     depth = np.full((3, 4), 4.0, np.float32)
     depth[2, 0] = np.nan
     points = back_project(depth, np.array([[2.0, 0, 1], [0, 8, 1], [0, 0, 1]]))
+    turned = back_project(depth.T, np.array([[8.0, 0, 1], [0, 2, 1.5], [0, 0, 1]]))
+    np.testing.assert_allclose(turned[:, 3, 0], [-0.5, 3.0, 4.0])
     assert points.dtype == np.float32 and points.shape == (3, 3, 4)
     assert points[:, 0, 3].tolist() == [4.0, -0.5, 4.0]
     assert points[:, 1, 1].tolist() == [0.0, 0.0, 4.0]

@@ -31,6 +31,19 @@ def test_ids_of_nyuv2():
     assert NYUV2_13.names.index('floor') == 4
     assert NYUV2_13.names.index('window') == 12
     assert NYUV2_13.colors[4] == (222, 241, 24)
+    assert NYUV2_13.names == (
+        'bed', 'books', 'ceiling', 'chair', 'floor', 'furniture', 'objects', 'picture', 'sofa',
+        'table', 'tv', 'wall', 'window')
+
+
+def test_ids_of_cityscapes():
+    """The categories, and the train ids of the classes, as cityscapesscripts counts them."""
+    assert CITYSCAPES_7.names == (
+        'flat', 'construction', 'object', 'nature', 'sky', 'human', 'vehicle')
+    assert CITYSCAPES_19.names == (
+        'road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign',
+        'vegetation', 'terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train',
+        'motorcycle', 'bicycle')
 
 
 def test_palette_is_black_beyond_the_classes():
@@ -57,10 +70,11 @@ def test_round_trip_and_by_name(tmp_path):
 
 def test_a_file_may_leave_colours_out(tmp_path):
     path = tmp_path / 'own.yaml'
-    path.write_text('name: own\nclasses:\n- {name: crate}\n- {name: pallet, color: [1, 2, 3]}\n')
+    path.write_text('name: own\nclasses:\n- {name: crate}\n- {name: pallet, color: [1, 2, 3]}\n'
+                    '- {name: rack}\n')
     labels = read_label_set(path)
-    assert labels.names == ('crate', 'pallet')
-    assert labels.colors == (generic(2).colors[0], (1, 2, 3))
+    assert labels.names == ('crate', 'pallet', 'rack')
+    assert labels.colors == (generic(3).colors[0], (1, 2, 3), generic(3).colors[2])
 
 
 @pytest.mark.parametrize(('text', 'message'), [
@@ -69,6 +83,8 @@ def test_a_file_may_leave_colours_out(tmp_path):
     ('name: own\nclasses: []', '0 classes'),
     ('name: own\nclasses: [{name: a, color: [1, 2]}]', r"colour \(1, 2\) of 'a'"),
     ('name: own\nclasses: [{name: a, color: [1, 2, 300]}]', r"\(1, 2, 300\) of 'a'"),
+    ("name: own\nclasses: [{name: ''}]", "class name '' is not a text"),
+    ('name: own\nclasses: [{name: a, color: [1, 2, 0.5]}]', r'\(1, 2, 0\.5\)'),
     ('name: own\nclasses: [{name: yes}]', 'class name True is not a text; quote it'),
     ('name: [', r'own\.yaml'),
 ])

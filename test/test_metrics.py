@@ -30,11 +30,12 @@ def test_segmentation_by_hand():
     assert result['pixel_accuracy'] == pytest.approx(3 / 5)
 
 
-def test_segmentation_counts_an_unlabelled_prediction_as_a_miss():
+@pytest.mark.parametrize('no_class', [255, -1])
+def test_segmentation_counts_an_unlabelled_prediction_as_a_miss(no_class):
     """A class lost to the confidence threshold lowers accuracy and that class alone."""
     metrics = SegmentationMetrics(2)
-    metrics.update(np.array([0, 255, 1, 1], np.uint8), np.array([0, 0, 1, 1], np.uint8))
-    assert metrics.result() == {'miou': 0.75, 'pixel_accuracy': 0.75, 'per_class': [0.5, 1.0]}
+    metrics.update(np.array([0, 0, no_class, 1]), np.array([0, 0, 1, 1]))
+    assert metrics.result() == {'miou': 0.75, 'pixel_accuracy': 0.75, 'per_class': [1.0, 0.5]}
 
 
 def test_segmentation_without_a_labelled_pixel_is_nan():
@@ -47,18 +48,20 @@ def test_segmentation_without_a_labelled_pixel_is_nan():
 
 def test_segmentation_refuses_unknown_classes_and_shapes():
     """A label map of another set, or of another size, is not silently scored."""
-    with pytest.raises(ValueError, match='class 7; there are 4'):
-        SegmentationMetrics(4).update(np.array([0]), np.array([7]))
+    for wrong in (4, 7):
+        with pytest.raises(ValueError, match=f'class {wrong}; there are 4'):
+            SegmentationMetrics(4).update(np.array([0]), np.array([wrong]))
     with pytest.raises(ValueError, match=r'\(2,\).*\(3,\)'):
         SegmentationMetrics(4).update(np.array([0, 0]), np.array([0, 0, 0]))
 
 
 def test_depth_by_hand():
-    """Of six pixels two are valid: errors 0.5 m of 2 m and 1 m of 5 m."""
+    """Of seven pixels two are valid: errors 0.5 m of 2 m and 1 m of 4 m."""
     metrics = DepthMetrics()
     metrics.update(np.array([2.5, np.nan, 1.0], np.float32), np.array([2.0, 1.0, 0.0], np.float32))
-    metrics.update(torch.tensor([4.0, 1.0, 1.0]), torch.tensor([5.0, -1.0, math.nan]))
-    assert metrics.result() == {'abs': pytest.approx(0.75), 'rel': pytest.approx(0.225)}
+    metrics.update(torch.tensor([3.0, 1.0, 1.0, 1.0]),
+                   torch.tensor([4.0, -1.0, math.nan, math.inf]))
+    assert metrics.result() == {'abs': pytest.approx(0.75), 'rel': pytest.approx(0.25)}
 
 
 def test_depth_without_a_valid_pixel_is_nan():

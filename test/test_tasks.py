@@ -19,6 +19,7 @@ def test_parse_keeps_the_order():
     ('depth:x', "cannot read 'depth:x'"),
     ('depth:1,depth:1', "'depth' is listed twice"),
     ('Depth:1', "'Depth' cannot name a task"),
+    ('edge-map:1', "'edge-map' cannot name a task"),
     ('depth:2', r'depth has 1 channel\(s\), not 2'),
     ('normal:1', r'normal has 3 channel\(s\), not 1'),
     ('segmentation:0', 'segmentation needs at least 1 channel, not 0'),

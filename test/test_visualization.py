@@ -11,6 +11,7 @@ from mtan_perception.visualization import (
     color_mask,
     color_normal,
     contact_sheet,
+    depth_range,
     overlay,
 )
 
@@ -80,3 +81,11 @@ def test_sheet_without_images_is_refused():
     """The error says what is missing."""
     with pytest.raises(ValueError, match='at least one image'):
         contact_sheet([[]])
+
+
+def test_the_range_of_a_depth_leaves_out_its_ends():
+    """And what is unknown; it is never empty, even of a depth that has nothing known."""
+    depth = np.concatenate([np.linspace(1, 2, 101), [np.nan, np.inf, 0.0, -5.0]])
+    assert depth_range(depth) == pytest.approx((1.01, 1.99))
+    assert depth_range(np.full((2, 2), np.nan)) == (0.0, 10.0)
+    assert depth_range(np.full((2, 2), 3.0)) == pytest.approx((3.0, 3.1))

@@ -7,6 +7,7 @@ import gc
 import logging
 import subprocess
 import sys
+from types import SimpleNamespace
 import weakref
 
 import numpy as np
@@ -16,8 +17,9 @@ import torch
 from mtan_perception.checkpoint import build_network, load_network, save_checkpoint
 from mtan_perception.geometry import fit_image
 from mtan_perception.inference import devices, Engine, EngineError
+from mtan_perception.inference import engine as engine_module
 from mtan_perception.inference.backends.torch_images import TorchImages
-from mtan_perception.inference.devices import choose_device
+from mtan_perception.inference.devices import choose_device, choose_precision
 from mtan_perception.inference.errors import BackendError
 from mtan_perception.model_card import CheckpointError, COMPACT, ModelCard
 
@@ -166,8 +168,9 @@ def test_sampling_uses_the_one_scale_even_where_the_size_is_rounded(copier):
 
 def test_shrinking_does_not_alias(copier):
     """A checkerboard of single pixels shrinks to grey, not to stripes."""
-    board = np.repeat((np.indices((256, 384)).sum(0) % 2 * 255).astype(np.uint8)[..., None], 3, 2)
-    assert np.ptp(copier.infer(board).image[2:-2, 2:-2]) < 10
+    # By an odd factor: by an even one each sample lies between pixels, and is grey in any case.
+    board = np.repeat((np.indices((320, 480)).sum(0) % 2 * 255).astype(np.uint8)[..., None], 3, 2)
+    assert np.ptp(copier.infer(board).image[2:-2, 2:-2]) < 20
 
 
 def test_padding_repeats_the_border_and_is_cut_off(copier):
@@ -282,6 +285,7 @@ def test_confidence_threshold_unlabels(engine, image):
     ('depth_range', (-1, 3), 'depth_range'),
     ('depth_range', (float('nan'), 3), 'depth_range'),
     ('confidence_threshold', 1.5, 'confidence_threshold: 1.5'),
+    ('confidence_threshold', -0.1, 'confidence_threshold: -0.1'),
     ('depth_range', None, 'depth_range: None; give two distances'),
     ('depth_range', (1.0,), 'give two distances'),
     ('confidence_threshold', 'high', "confidence_threshold: 'high'; give a probability"),
@@ -330,6 +334,21 @@ def test_images_of_one_network_size_share_a_forward_pass(copier):
     assert copier._backend.input.shape == (3, 3, *SIZE)
     assert [depth.shape for depth in depths] == [SIZE, (59, 96), SIZE]
     assert [depth.mean() for depth in depths] == pytest.approx([0.4, 0.2, 0.2])
+
+
+def test_the_precision_is_what_the_backend_computes_in(copier, monkeypatch):
+    monkeypatch.setattr(Copy, 'precision', 'bf16')
+    assert Engine('random', 'cpu').precision == 'bf16'
+
+
+def test_each_image_has_its_share_of_each_stage(monkeypatch):
+    now = 10.0
+    monkeypatch.setattr(engine_module, 'time', SimpleNamespace(perf_counter=lambda: now))
+    clock = engine_module._Stopwatch(lambda: None, 4)
+    for name, seconds in (('preprocess', 2.0), ('network', 6.0)):
+        now += seconds
+        clock.lap(name)
+    assert clock.laps == {'preprocess': 0.5, 'network': 1.5}
 
 
 def test_a_bad_batch_is_refused(engine, image):
@@ -415,19 +434,19 @@ def test_a_backend_and_then_its_device_are_replaced(copier, image, monkeypatch, 
     class Broken(Copy):
 
         def __call__(self, x, tasks):
-            copier.device = 'cuda:0'
+            copier.device, copier.precision = 'cuda:0', 'fp16'
             raise BackendError('the runtime is broken')
     asked = []
 
-    def build(name, weights, device, *_):
-        asked.append((name, device))
+    def build(name, weights, device, precision, *_):
+        asked.append((name, device, precision))
         if device == 'cuda:0':
             raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
         return Copy()
     monkeypatch.setattr('mtan_perception.inference.engine.build_backend', build)
     copier._backend = Broken()
     assert copier.infer(image).depth is not None
-    assert asked == [('torch', 'cuda:0'), ('auto', 'cpu')]
+    assert asked == [('torch', 'cuda:0', 'fp16'), ('auto', 'cpu', 'fp32')]
 
 
 def test_too_little_memory_on_the_cpu_names_the_remedy(copier, image):
@@ -462,6 +481,23 @@ def test_a_device_that_this_torch_cannot_use_is_left_alone(monkeypatch, caplog):
     assert 'device: cuda:0 cannot be used (' in caplog.text
     with pytest.raises(EngineError, match=r"device: 'cuda' cannot be used: .*; choose 'cpu' or"):
         choose_device('cuda')
+
+
+def test_a_device_that_is_full_is_one_that_can_be_used(monkeypatch):
+    """Its memory may be free by the time that it is needed, and there is a way out of it."""
+    def fill(*_, **__):
+        raise RuntimeError('CUDA error: out of memory')
+    monkeypatch.setattr(devices, '_has_driver', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    monkeypatch.setattr(torch, 'ones', fill)
+    assert choose_device('auto') == choose_device('cuda') == 'cuda:0'
+
+
+@pytest.mark.parametrize('capability, found', [((7, 5), 'fp32'), ((8, 0), 'bf16')])
+def test_bf16_on_a_gpu_that_is_made_for_it(monkeypatch, capability, found):
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
+    assert choose_precision('bf16', 'cuda:0') == found
+    assert choose_precision('auto', 'cuda:0') == choose_precision('fp16', 'cuda:0') == 'fp16'
 
 
 @pytest.mark.parametrize('focal_length', [0, -1.0, float('nan'), float('inf'), '500'])

@@ -30,6 +30,8 @@ def test_unsure_pixels_are_unlabelled(library):
     label_, confidence = limit_confidence(label, probability, 0.3)
     assert label_.dtype == confidence.dtype == library.uint8
     assert label_.tolist() == [[1, 255, 255]] and confidence.tolist() == [[153, 64, 0]]
+    label_, _ = limit_confidence(label, probability, 0.25)
+    assert label_.tolist() == [[1, 0, 255]], 'the threshold itself is enough'
     label_, _ = limit_confidence(label, probability, 0.0)
     assert label_.tolist() == [[1, 0, 255]]
 
@@ -44,17 +46,19 @@ def test_depth_by_hand(library):
     assert depth[0, 1:4].tolist() == [0.5, 1.0, 8.0]
     assert library.isnan(depth).sum() == 7
     unlimited = limit_depth(values, (0.0, math.inf))
-    assert library.isfinite(unlimited)[0].tolist() == [True] * 5 + [False] * 5
+    assert library.isnan(unlimited)[0].tolist() == [False] * 5 + [True] * 5
 
 
 def test_normals_are_unit_and_finite():
     """NYU's z is turned; what has no direction points at the camera."""
-    vectors = [[3.0, 0.0, 4.0], [0.0, 0.0, 0.0], [math.nan, 0.0, 1.0], [math.inf, 0.0, 1.0]]
-    maps = torch.tensor(vectors).T.reshape(1, 3, 1, 4)
+    vectors = [[3.0, 0.0, 4.0], [3e-4, 0.0, 4e-4], [3e-5, 0.0, 4e-5], [0.0, 0.0, 0.0],
+               [math.nan, 0.0, 1.0], [math.inf, 0.0, 1.0]]
+    maps = torch.tensor(vectors).T.reshape(1, 3, 1, 6)
     nyu, optical = point_normals(maps, 'nyu'), point_normals(maps, 'optical')
-    assert nyu[0, 0, 0].tolist() == pytest.approx([0.6, 0, -0.8])
-    assert optical[0, 0, 0].tolist() == pytest.approx([0.6, 0, 0.8])
-    assert nyu[0, 0, 1:].tolist() == optical[0, 0, 1:].tolist() == [[0, 0, -1]] * 3
+    for index in (0, 1):
+        assert nyu[0, 0, index].tolist() == pytest.approx([0.6, 0, -0.8])
+        assert optical[0, 0, index].tolist() == pytest.approx([0.6, 0, 0.8])
+    assert nyu[0, 0, 2:].tolist() == optical[0, 0, 2:].tolist() == [[0, 0, -1]] * 4
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])

@@ -106,12 +106,16 @@ def test_pretrained_true_takes_torchvisions_first_imagenet_weights(monkeypatch):
 
 
 def test_pretrained_without_a_network_names_the_way_out(monkeypatch):
+    asked = []
+
     def fail(self, *args, **kwargs):
+        asked.append(str(self))
         raise OSError('no route to host')
 
-    monkeypatch.setattr(torchvision.models.ResNet18_Weights, 'get_state_dict', fail)
-    with pytest.raises(OSError, match=r'resnet18.*no route to host.*path of a torchvision'):
-        load_pretrained(DilatedResNet('resnet18'), 'resnet18', True)
+    monkeypatch.setattr(torchvision.models.ResNet50_Weights, 'get_state_dict', fail)
+    with pytest.raises(OSError, match=r'resnet50.*no route to host.*path of a torchvision'):
+        load_pretrained(DilatedResNet('resnet50'), 'resnet50', True)
+    assert asked == ['ResNet50_Weights.IMAGENET1K_V1'], 'not V2, which is the default'
 
 
 def test_pretrained_from_an_unsuitable_file(tmp_path):

@@ -11,7 +11,12 @@ from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from std_msgs.msg import Header
 
 from mtan_perception.geometry import fit_image
-from mtan_perception.node.camera_info import Calibration, identity, of_image
+from mtan_perception.node.camera_info import (
+    Calibration,
+    camera_info_fault,
+    identity,
+    of_image,
+)
 
 K = [500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0]
 
@@ -83,3 +88,26 @@ def test_what_is_of_the_image_or_does_not_explain_its_size_is_left_alone():
                          ({'binning_x': 2, 'binning_y': 2}, (480, 640)), ({}, (240, 320))):
         info = camera_info(**fields)
         assert of_image(info, size) is info
+
+
+def test_p_goes_before_k_and_is_scaled_with_its_baseline():
+    """As of a rectified stereo camera; a region of interest is cut to the outputs' size."""
+    p = [490.0, 0.0, 310.0, -49.0, 0.0, 495.0, 230.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    roi = RegionOfInterest(x_offset=600, y_offset=30, width=40, height=450, do_rectify=True)
+    calibration = Calibration.of(camera_info(p=p, roi=roi), fit_image((480, 640), (288, 384)))
+    assert calibration.focal_length == 490
+    np.testing.assert_allclose(
+        calibration.intrinsics, [[294, 0, 186], [0, 297, 138], [0, 0, 1]])
+    np.testing.assert_allclose(calibration.camera_info.p[3], -29.4)
+    assert calibration.camera_info.roi == RegionOfInterest(
+        x_offset=360, y_offset=18, width=24, height=270, do_rectify=True)
+
+
+@pytest.mark.parametrize(('fields', 'text'), [
+    ({}, None), ({'p': [*K[:3], -50.0, *K[3:6], 0.0, *K[6:], 0.0]}, None),
+    ({'k': [500.0, 0.0, -900.0, *K[3:]]}, None),  # of a part of the sensor it may lie outside
+    ({'k': [500.0, 0.0, 320.0, 0.0, 0.0, *K[5:]]}, 'focal lengths in K are 500 and 0'),
+    ({'height': 640, 'width': 480}, 'size 480×640 differs from the image, 640×480')])
+def test_what_is_wrong_with_a_calibration(fields, text):
+    fault = camera_info_fault(camera_info(**fields), (480, 640))
+    assert fault is None if text is None else fault.startswith(text)

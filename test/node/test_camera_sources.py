@@ -23,6 +23,7 @@ from mtan_perception.node.camera_sources import (
     SourceOptions,
     synthetic_rate,
 )
+from mtan_perception.synthetic import render
 
 ONCE = SourceOptions(loop=False)
 
@@ -258,3 +259,47 @@ def test_wrong_calibration_names_file_and_entry(tmp_path, old, new, message):
 def test_absent_calibration():
     with pytest.raises(SourceError, match=r'/absent\.yaml.*No such file'):
         read_calibration('/absent.yaml')
+
+
+def test_a_room_is_shown_for_its_time_and_the_next_from_its_start():
+    """Two frames of half a second of each room; the truth is in metres."""
+    source = opened('synthetic', SourceOptions(32, 24, rate=2.0, seed=5, room_seconds=1.0))
+    for index, frame in enumerate(itertools.islice(source.frames, 3)):
+        expected = render([5 + index // 2], 24, 32, time=index % 2 / 2)
+        np.testing.assert_array_equal(frame.truth.depth, expected.depth[0, 0])
+        np.testing.assert_array_equal(frame.truth.mask, expected.label[0])
+        np.testing.assert_array_equal(frame.truth.normal.transpose(2, 0, 1), expected.normal[0])
+        np.testing.assert_allclose(frame.intrinsics, expected.intrinsics[0])
+        assert np.abs(frame.image / 255 - expected.rgb[0].permute(1, 2, 0).numpy()).max() < 0.003
+        assert frame.encoding == 'rgb8'
+    once = opened('synthetic', SourceOptions(32, 24, rate=2.0, loop=False, room_seconds=1.0))
+    assert len(list(once.frames)) == 2
+
+
+def test_shrinking_averages():
+    board = (np.indices((300, 400)).sum(0) % 2 * 255).astype(np.uint8)
+    assert np.ptp(fit(np.repeat(board[..., None], 3, axis=2), 80, 60)) < 20
+
+
+def test_a_camera_that_stays_away_is_tried_less_and_less_often():
+    """Up to every ten seconds; once it has been there, soon again. One side alone is not asked."""
+    cameras = [*(Camera(0) for _ in range(6)), Camera(2), Camera(0)]
+    waits, settings = [], []
+
+    class Stop(threading.Event):
+
+        def wait(self, timeout):
+            waits.append(timeout)
+
+    stop, remaining = Stop(), iter(cameras)
+
+    def open_capture(device):
+        camera = next(remaining)
+        settings.append(camera.settings)
+        return camera
+
+    frames = camera_frames(0, SourceOptions(width=32), stop, lambda text: None, open_capture)
+    with pytest.raises(RuntimeError):  # when there is no other camera
+        list(frames)
+    assert waits == [0.5, 1, 2, 4, 8, 10, 0.5, 1]
+    assert settings == 8 * [{}]

@@ -62,9 +62,11 @@ def test_fields_lie_where_their_types_want_them():
 
 
 def test_stride_takes_whole_rows_and_columns():
-    p = prediction(6, 9)
-    cloud, thinned = (fill_cloud(p, INTRINSICS, CloudOptions(stride)) for stride in (1, 2))
-    assert thinned.shape == (3, 5)
+    p = prediction(7, 9, depth=np.full((7, 9), 2, np.float32))
+    cloud, thinned = (fill_cloud(p, INTRINSICS, CloudOptions(stride, max_edge_angle=80.0))
+                      for stride in (1, 2))
+    assert thinned.shape == cloud_size(p, CloudOptions(2)) == (4, 5)
+    assert 0 < np.isnan(thinned['z']).mean() < 1
     for name in POINT.names:
         np.testing.assert_allclose(thinned[name].view('u1' if POINT[name] == 'u1' else '<f4'),
                                    cloud[::2, ::2][name], rtol=1e-6)
@@ -100,7 +102,8 @@ def test_what_is_left_out_is_not_a_number_and_keeps_its_place():
 
 def test_points_seen_edge_on_are_left_out():
     """The angle is the one at which the ray meets the surface, not that to the optical axis."""
-    ray = np.array([(6 - 3) / 50, (0 - 2) / 25, 1])
+    wide = INTRINSICS / [[10], [10], [1]] + [[0, 0, 2.7], [0, 0, 1.8], [0, 0, 0]]
+    ray = np.array([(6 - 3) / 5, (0 - 2) / 2.5, 1])
     toward = -ray / np.linalg.norm(ray)
     across = np.cross(toward, [0, 1, 0])
     across /= np.linalg.norm(across)
@@ -109,10 +112,10 @@ def test_points_seen_edge_on_are_left_out():
         normal[...] = (0, 0, -1)
         normal[0, 6] = np.cos(np.radians(angle)) * toward + np.sin(np.radians(angle)) * across
         p = prediction(normal=normal)
-        cloud = fill_cloud(p, INTRINSICS, CloudOptions(max_edge_angle=60.0))
+        cloud = fill_cloud(p, wide, CloudOptions(max_edge_angle=60.0))
         assert np.isfinite(cloud['z'][0, 6]) == kept
         assert np.isfinite(cloud['z']).sum() == 34 + kept
-        assert np.isfinite(fill_cloud(p, INTRINSICS, CloudOptions())['z']).all()
+        assert np.isfinite(fill_cloud(p, wide, CloudOptions())['z']).all()
 
 
 def test_tasks_that_did_not_run_are_unlabelled_and_without_direction():

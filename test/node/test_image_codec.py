@@ -82,21 +82,27 @@ def test_sixteen_bit_grey(rgb, encoding):
 
 @pytest.mark.parametrize('is_bigendian', [0, 1])
 def test_floats_of_0_to_1(rgb, is_bigendian):
-    values = (rgb[..., ::-1] / 255).astype('>f4' if is_bigendian else '<f4')
+    rgb[0, :2] = [[0], [255]]  # the ends of the range belong to it
+    values = np.clip((rgb[..., ::-1] - 0.4) / 255, 0, 1)
+    values[0, 1] = 1
+    values = values.astype('>f4' if is_bigendian else '<f4')
     message = image_message(values, '32FC3', padding=8, is_bigendian=is_bigendian)
     np.testing.assert_array_equal(decode_image(message), rgb)
 
 
+@pytest.mark.parametrize('is_bigendian', [0, 1])
 @pytest.mark.parametrize('encoding', [
     f'bayer_{pattern}{bits}' for pattern in ('rggb', 'bggr', 'gbrg', 'grbg') for bits in (8, 16)])
-def test_bayer_mosaics_of_an_even_color(encoding):
+def test_bayer_mosaics_of_an_even_color(encoding, is_bigendian):
     """A mosaic of one colour decodes to that colour, whichever pixel it starts with."""
     color = {'r': 200, 'g': 120, 'b': 40}
     tile = np.array([color[letter] for letter in encoding[6:10]], np.uint8).reshape(2, 2)
     mosaic = np.tile(tile, (HEIGHT // 2, WIDTH // 2))
     if encoding.endswith('16'):
-        mosaic = mosaic.astype('<u2') * 256
-    decoded = decode_image(image_message(mosaic, encoding, padding=2))
+        mosaic = mosaic.astype('>u2' if is_bigendian else '<u2') * np.uint16(256)
+        mosaic = mosaic.astype('>u2' if is_bigendian else '<u2')
+    message = image_message(mosaic, encoding, padding=2, is_bigendian=is_bigendian)
+    decoded = decode_image(message)
     assert decoded.shape == (HEIGHT, WIDTH, 3)
     np.testing.assert_array_equal(decoded[2, 2], [200, 120, 40])
 

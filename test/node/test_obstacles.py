@@ -184,7 +184,10 @@ def test_a_ceiling_is_no_obstacle_and_a_lamp_below_it_is():
 
 def test_without_a_plane_the_class_decides():
     points, normal, top, front = scene(0.3)
+    points[:, :48] = np.nan  # of no pixel there is anything to say
     found = find_obstacles(points, ~top & ~front, top, normal, None, 0.05)
+    front[:48] = False
+    assert front.any()
     np.testing.assert_array_equal(found, front)
 
 
@@ -194,6 +197,7 @@ def test_one_point_in_each_cube(monkeypatch, max_table):
     monkeypatch.setattr(obstacles, '_MAX_TABLE', max_table)
     rng = np.random.default_rng(0)
     points = np.repeat(rng.uniform(-2, 2, (2500, 3)).astype(np.float32), 2, axis=0)
+    points *= np.float32((1.0, 0.4, 0.7))  # the grid has another size along each axis
     wanted = rng.random(len(points)) < 0.8
     points[~wanted & (rng.random(len(points)) < 0.5)] = np.nan
     planes = np.ascontiguousarray(points.T).reshape(3, 50, 100)
@@ -209,3 +213,56 @@ def test_one_point_in_each_cube(monkeypatch, max_table):
 def test_class_ids_pass_over_names_that_the_weights_lack():
     chosen = class_ids(['floor', 'road'], ('bed', 'floor'))
     assert np.flatnonzero(chosen).tolist() == [1]
+
+
+def test_what_hangs_over_a_robot_is_an_obstacle_below_two_metres():
+    """A table top seen from below is; a ceiling is none, whatever its class."""
+    u, nothing = up(0.0, 0.0), np.zeros((1, 2), bool)
+    points = np.float32([[0, 0], [-0.4, -1.6], [3, 3]])[:, None]
+    normal = np.broadcast_to(np.float32(-u), (1, 2, 3))
+    found = find_obstacles(points, nothing, nothing, normal, Plane(u, -HEIGHT), 0.05)
+    np.testing.assert_array_equal(found, [[True, False]])
+
+
+@pytest.mark.parametrize('angle, level', [(40, True), (50, False)])
+def test_a_slope_of_up_to_45_degrees_counts_as_level(angle, level):
+    """Without its class, what is steeper is an obstacle from its foot on."""
+    slope = np.float32(up(0.0, angle))[None, None]
+    points, nothing = np.float32([0, HEIGHT, 2])[:, None, None], np.zeros((1, 1), bool)
+    found = find_obstacles(points, nothing, nothing, slope, Plane(up(0.0, 0.0), -HEIGHT), 0.05)
+    assert found == (not level)
+
+
+@pytest.mark.parametrize('known_up', [None, up()])
+def test_the_lowest_level_surface_is_the_floor_however_small(known_up):
+    """Nine level points of ten are on a box."""
+    points, normal, top, front = scene(0.3)
+    is_floor = np.flatnonzero(~top & ~front & np.isfinite(points[2]))
+    points.reshape(3, -1)[:, is_floor] *= np.float32(1 - 0.3 / HEIGHT)  # a box all over
+    seen = is_floor[::10]
+    points.reshape(3, -1)[:, seen] /= np.float32(1 - 0.3 / HEIGHT)
+    floor = find_level_floor(points, np.ones(SIZE, bool), normal, known_up)
+    assert -floor.offset == pytest.approx(HEIGHT, abs=1e-3)
+
+
+def test_few_points_are_no_floor_and_wrong_ones_do_not_lift_it():
+    """Fifty are needed; with a known direction three of ten on boxes leave the height as it is."""
+    points, _, top, front = scene(0.3)
+    is_floor = np.flatnonzero(~top & ~front & np.isfinite(points[2]))
+    for count in (49, 50):
+        some = np.zeros(SIZE, bool)
+        some.flat[is_floor[:count]] = True
+        assert (find_floor(points, some, up()) is None) == (count < 50)
+    wrong = is_floor[np.random.default_rng(0).random(len(is_floor)) < 0.3]
+    points.reshape(3, -1)[:, wrong] += np.float32(0.3 * up())[:, None]
+    floor = find_floor(points, ~top & ~front, up())
+    assert -floor.offset == pytest.approx(HEIGHT, abs=1e-3)
+
+
+def test_no_point_is_lost_in_a_grid_of_very_many_cubes():
+    """Of more cells than a float32 can number: half a centimetre over twenty metres."""
+    points = np.random.default_rng(0).uniform(-10, 10, (3, 50, 100)).astype(np.float32)
+    points[1:] = np.where(points[1:] < 0, -9.9, 9.9)  # four lines, so that cubes are neighbours
+    thinned = thin(points, np.ones((50, 100), bool), 0.005)
+    assert len(thinned) == len(np.unique(np.floor(points / np.float32(0.005)).reshape(3, -1).T,
+                                         axis=0))

@@ -20,6 +20,7 @@ from mtan_perception.node.parameters import (
     LIVE,
     Settings,
     SPECIFICATIONS,
+    START,
     UNCONFIGURED,
 )
 
@@ -50,6 +51,8 @@ def test_descriptors_tell_meaning_and_range(name, specification):
     descriptor = specification.descriptor()
     assert specification.meaning in descriptor.description
     assert specification.change in descriptor.description
+    assert descriptor.read_only == (specification.change == START)
+    assert all(choice in descriptor.additional_constraints for choice in specification.choices)
     number = isinstance(specification.default, (int, float))
     if number and not isinstance(specification.default, bool):
         (limits,) = [*descriptor.integer_range, *descriptor.floating_point_range]
@@ -66,6 +69,8 @@ def test_descriptors_tell_meaning_and_range(name, specification):
     ({'cameras': ['front', 'front']}, "'cameras' is .*'front', 'front'.*name of its own"),
     ({'cameras': ['front', '']}, "'cameras'.*letters, digits"),
     ({'cameras': []}, "'cameras' is \\[\\]"),
+    ({'cameras': ['front left']}, "'cameras'.*letters, digits"),
+    ({'cameras': ['küche']}, "'cameras'.*letters, digits"),
 ])
 def test_values_that_no_range_excludes(settings, values, text):
     parameters = [SimpleNamespace(name=name, value=value) for name, value in values.items()]
@@ -85,8 +90,9 @@ def test_an_update_is_taken_as_a_whole_and_leaves_the_original(settings):
 
 def test_what_rclpy_lets_through_at_the_edge_of_a_range(settings):
     """It allows for rounding; the engine refuses what lies outside."""
-    updated = settings.updated([Parameter('confidence_threshold', value=1.0000005)])
-    assert updated.confidence_threshold == 1.0
+    updated = settings.updated([Parameter('confidence_threshold', value=1.0000005),
+                                Parameter('min_depth', value=-0.0000005)])
+    assert (updated.confidence_threshold, updated.min_depth) == (1.0, 0.0)
 
 
 def test_changes_by_when_they_are_allowed(settings):

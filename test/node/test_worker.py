@@ -177,3 +177,14 @@ def test_stop_tells_whether_the_frame_in_flight_ended():
     assert not worker.stop(timeout=0.05)
     recorder.gate.release()
     assert worker.stop(timeout=5)
+
+
+def test_jobs_are_run_in_their_order(worker, recorder):
+    worker.offer('frame')
+    assert recorder.entered.acquire(timeout=5)
+    ran = []
+    jobs = [worker.submit(lambda number=number: ran.append(number)) for number in range(3)]
+    recorder.gate.release()
+    for job in jobs:
+        job.result(timeout=5)
+    assert ran == [0, 1, 2]

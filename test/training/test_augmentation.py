@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mtan_perception.geometry import back_project
+from mtan_perception.training import augmentation
 from mtan_perception.training.augmentation import Augmentation
 
 HEIGHT, WIDTH = 60, 80
@@ -160,7 +161,8 @@ def test_crops_reach_every_corner_and_stay_inside():
     firsts = torch.stack([(image[:, 0, 0] * torch.tensor([WIDTH, HEIGHT])) for image in corners])
     lasts = torch.stack([(image[:, -1, -1] * torch.tensor([WIDTH, HEIGHT])) for image in corners])
     assert firsts.amin(0).round().tolist() == [0, 0]
-    assert (lasts.amax(0) > torch.tensor([WIDTH - 2.0, HEIGHT - 2.0])).all()
+    # The last window of whole pixels, of 53 1/3 by 40, begins at (26, 20).
+    assert (lasts.amax(0) > torch.tensor([WIDTH - 1.6, HEIGHT - 1.1])).all()
     assert (lasts.amax(0) <= torch.tensor([WIDTH - 1.0, HEIGHT - 1.0]) + 1e-4).all()
 
 
@@ -181,3 +183,40 @@ def test_jitter_changes_the_image_alone():
 def test_impossible_options_are_named(options, name):
     with pytest.raises(ValueError, match=name):
         Augmentation(**options)
+
+
+def test_jitter_is_of_the_picture_that_the_window_shows():
+    sample = plane_sample()
+    plain, jittered = (augmented(sample, scales=(1.5,), flip=1, jitter=jitter)
+                       for jitter in (0.0, 1e-4))
+    torch.testing.assert_close(jittered['image'], plain['image'], rtol=0, atol=1e-3)
+
+
+def test_jitter_changes_brightness_then_saturation_then_contrast():
+    """Of a red and a grey pixel, by hand: each factor's part, and what is too bright is cut."""
+    image = torch.tensor([[0.4, 0.0, 0.0], [0.2, 0.2, 0.2]]).T.reshape(1, 3, 1, 2)
+
+    def result(*factors):
+        found = augmentation._jittered(image, torch.tensor(factors).float()[:, None])
+        return found[0, :, 0].T.flatten().tolist()
+    red, mean = 0.299 * 0.4, (0.299 * 0.4 + 0.2) / 2
+    assert result(1.5, 1, 1) == pytest.approx([0.6, 0, 0, 0.3, 0.3, 0.3])
+    assert result(1, 1, 0.5) == pytest.approx(
+        [(0.4 + red) / 2, red / 2, red / 2, 0.2, 0.2, 0.2])
+    assert result(1, 0.5, 1) == pytest.approx(
+        [(0.4 + mean) / 2, mean / 2, mean / 2, *3 * [(0.2 + mean) / 2]])
+    assert result(9, 1, 1) == [1, 0, 0, 1, 1, 1]
+
+
+def test_jitter_goes_both_ways():
+    grey = torch.full((3, 4, 4), 0.4)
+    means = [augmented({'image': grey}, seed, jitter=0.5)['image'].mean() for seed in range(99)]
+    assert 0.2 <= min(means) < 0.22 and 0.58 < max(means) <= 0.6
+
+
+def test_skew_is_mirrored_with_the_picture():
+    camera = CAMERA.clone()
+    camera[0, 1] = 3.0
+    for flip, sign in ((0, 1), (1, -1)):
+        result = augmented({**plane_sample(), 'intrinsics': camera}, scales=(1.5,), flip=flip)
+        assert result['intrinsics'][0, 1] == sign * 4.5

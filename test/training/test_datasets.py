@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 import yaml
 
-from mtan_perception.labels import CITYSCAPES_7, CITYSCAPES_19, NYUV2_13
+from mtan_perception.labels import CITYSCAPES_7, CITYSCAPES_19, generic, NYUV2_13
 from mtan_perception.training.datasets import check_dataset, open_dataset
 from mtan_perception.training.layouts import DatasetError, LAYOUTS, read_layout
 
@@ -406,6 +406,25 @@ def test_intrinsics_that_are_named_have_to_be_there(pictures):
     pictures.write_text(yaml.safe_dump(content))
     with pytest.raises(DatasetError, match=r'K_typo\.npy: no such file, though `intrin'):
         open_dataset('folder', pictures, 'train')
+
+
+def test_the_camera_of_a_description_comes_with_each_sample(pictures):
+    content = yaml.safe_load(pictures.read_text())
+    content['intrinsics'] = {'cx': 7.5, 'cy': 5.5, 'fx': 20, 'fy': 21}
+    pictures.write_text(yaml.safe_dump(content))
+    assert open_dataset('folder', pictures, 'train')[0]['intrinsics'].tolist() == [
+        [20, 0, 7.5], [0, 21, 5.5], [0, 0, 1]]
+
+
+def test_classes_without_names_are_numbered_and_255_is_none_of_them(pictures):
+    """Where the description says nothing of either."""
+    content = yaml.safe_load(pictures.read_text())
+    content['tasks'] = {'segmentation': {'files': '{split}/mask/{id}.png', 'channels': 7}}
+    pictures.write_text(yaml.safe_dump(content))
+    dataset = open_dataset('folder', pictures, 'train')
+    check_dataset(dataset)
+    assert dataset.labels == generic(7)
+    assert dataset[0]['segmentation'].unique().tolist() == [-1, *range(7)]
 
 
 def test_what_is_no_description_is_named(tmp_path):

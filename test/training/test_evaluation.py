@@ -5,6 +5,7 @@
 from dataclasses import replace
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from mtan_perception.labels import CITYSCAPES_7, LabelSet, NYUV2_13
 from mtan_perception.model_card import COMPACT
 from mtan_perception.synthetic import render
 from mtan_perception.tasks import DEPTH, NORMAL, NYUV2_TASKS, SEGMENTATION
+from mtan_perception.training.datasets import DatasetError
 from mtan_perception.training.evaluation import (
     choose_tasks,
+    dataset_frames,
     evaluate,
     Evaluation,
     SPLIT_SEEDS,
@@ -166,13 +169,13 @@ def test_the_ten_worst_frames_are_kept_the_worst_first():
     """Only what is wrong in each frame counts, not what was wrong before."""
     frame = sample([[0, 1]], 1.0)
     order = np.random.default_rng(0).permutation(12)
-    predictions = [truth_of(frame, depth=np.full((1, 2), 1 + 0.1 * index, np.float32))
-                   for index in order]
+    predictions = [truth_of(frame, depth=np.full((1, 2), 1 + 0.1 * index, np.float32),
+                            normal=tilted(45, (1, 2))) for index in order]
     evaluation = evaluate(Predictor(predictions), [(f'{i}', frame) for i in order], TWO)
     assert [frame.name for frame in evaluation.worst_frames()] == [
         str(index) for index in range(11, 1, -1)]
     worst = evaluation.worst_frames()[0]
-    assert worst.badness == pytest.approx(1.1 / 3)
+    assert worst.badness == pytest.approx((1.1 + 45 / 90) / 3, abs=1e-4)
     assert worst.truth[DEPTH].tolist() == [[1.0, 1.0]]
 
 
@@ -184,6 +187,8 @@ def test_unknown_predictions_are_told_of():
     evaluation = evaluate(Predictor([truth_of(frame, depth=depth)]), [('a', frame)], TWO)
     assert evaluation.result()[DEPTH]['abs'] == 0.5
     assert evaluation.depth_known() == pytest.approx(2 / 3)
+    truth, output = np.concatenate(evaluation.depth_samples, axis=1)
+    assert (truth.tolist(), output.tolist()) == ([1, 1], [1.5, 1.5])
 
 
 def test_no_true_depth_is_null_in_json_and_a_dash_in_the_table(tmp_path):
@@ -261,6 +266,7 @@ def test_the_tasks_in_common_are_judged():
     data = {SEGMENTATION: 13, DEPTH: 1, 'edge': 1}
     assert choose_tasks(COMPACT, data, NYUV2_13) == {SEGMENTATION: 13, DEPTH: 1}
     assert choose_tasks(COMPACT, data, None, wanted=[DEPTH]) == {DEPTH: 1}
+    assert choose_tasks(COMPACT, {SEGMENTATION: 13}, None) == {SEGMENTATION: 13}, 'no names'
 
 
 @pytest.mark.parametrize('tasks, labels, unit, wanted, words', [
@@ -294,6 +300,17 @@ def test_synthetic_frames_are_the_rooms_of_their_seeds(rooms):
     name, room = rooms[1]
     assert name == 'seed 8' and torch.equal(room[SEGMENTATION], frames.label[0])
     assert torch.equal(room[DEPTH], frames.depth[0]) and room['intrinsics'].shape == (3, 3)
+
+
+def test_the_first_frames_of_a_data_set_are_judged_and_bad_ones_left_out():
+    def load(index):
+        if index == 1:
+            raise DatasetError('b: is damaged')
+        return {'index': index}
+    dataset, skipped = SimpleNamespace(names=['a', 'b', 'c', 'd'], load=load), []
+    assert list(dataset_frames(dataset, 3, skipped)) == [('a', {'index': 0}), ('c', {'index': 2})]
+    assert skipped == ['b: is damaged']
+    assert len(list(dataset_frames(dataset, None, []))) == 3
 
 
 def test_the_splits_have_no_scene_in_common():

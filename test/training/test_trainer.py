@@ -405,12 +405,13 @@ def test_validation_does_not_count_the_classes(tmp_path):
 
 
 def test_truth_is_thinned_where_the_output_lies():
-    rows = torch.arange(9.0)[:, None].expand(9, 5)
-    truth, size = thin({'image': torch.zeros(1, 3, 9, 5), 'depth': rows.expand(1, 1, 9, 5),
+    places = torch.arange(9.0)[:, None] + torch.arange(5) / 10
+    truth, size = thin({'image': torch.zeros(1, 3, 9, 5), 'depth': places.expand(1, 1, 9, 5),
                         'intrinsics': torch.eye(3)[None]}, 2)
     assert size == (4, 2)
     # Corner to corner, as align_corners has it.
     assert truth['depth'][0, 0, :, 0].tolist() == [0, 3, 5, 8]
+    assert truth['depth'][0, 0, 0].tolist() == pytest.approx([0, 0.4])
     assert 'intrinsics' not in truth
 
 
