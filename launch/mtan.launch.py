@@ -47,7 +47,8 @@ SWITCH = ('true', 'false', 'True', 'False', '1', '0')
 COLOR_TOPICS = ('segmentation/color', 'depth/color', 'normal/color')
 DEPTH_TOPICS = ('depth/image_rect', 'depth/camera_info')
 CLOUD_TOPICS = ('points', 'obstacles')
-TOPIC_NAME = re.compile(r'~?/?([A-Za-z_]\w*/)*[A-Za-z_]\w*')
+# With rcl's substitutions, such as {ns}.
+TOPIC_NAME = re.compile(r'(~?/)?([A-Za-z_{][\w{}]*/)*[A-Za-z_{][\w{}]*', re.ASCII)
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -133,7 +134,8 @@ def nodes(context: LaunchContext) -> list[Node]:
             remappings=[('/image', image)] + [
                 (f'/mtan/{topic}', f'{prefix}/{topic}')
                 for topic in COLOR_TOPICS + DEPTH_TOPICS + CLOUD_TOPICS],
-            parameters=[{key: overrides[key] for key in ('use_sim_time',) if key in overrides}],
+            parameters=[{'use_sim_time': overrides['use_sim_time']}]
+            if 'use_sim_time' in overrides else None,
             condition=IfCondition(LaunchConfiguration('rviz')), output='log'),
         Node(
             package='mtan_perception', executable='mtan_node', name=name, namespace=namespace,
