@@ -68,9 +68,9 @@ def start(name: str, make: Callable[[], AnyNode], args: list[str] | None,
     os.environ.update(fastdds_environment())
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        programs.begin()  # before the node, whose shared memory would be left behind
         node = make()
         _warn_about_what_is_ignored(node, remove_ros_args(args)[1:])
-        programs.begin()
         return node
     except Exception as error:
         print(f'{name}: cannot start: {error}', file=sys.stderr)

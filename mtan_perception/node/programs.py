@@ -4,8 +4,8 @@
 The installed programs, and what SIGINT and SIGTERM do to them.
 
 While they still import torch and ROS, a signal ends them at once. As a KeyboardInterrupt it would
-be lost in some imports, end others in a long traceback, and abort the process in C++. Once the
-node is there it is asked to end: rclpy's own handlers would take ROS from under what still runs.
+be lost in some imports, end others in a long traceback, and abort the process in C++. From then on
+it asks the node to end: rclpy's own handlers would take ROS from under what still runs.
 """
 
 import importlib
@@ -13,7 +13,7 @@ import os
 import signal
 
 _has_begun = False
-"""Whether the node is there."""
+"""Whether there is, or will be, a node that ends by itself."""
 _must_end = False
 
 
