@@ -48,7 +48,7 @@ COLOR_TOPICS = ('segmentation/color', 'depth/color', 'normal/color')
 DEPTH_TOPICS = ('depth/image_rect', 'depth/camera_info')
 CLOUD_TOPICS = ('points', 'obstacles')
 # With rcl's substitutions, such as {ns}.
-TOPIC_NAME = re.compile(r'(~?/)?([A-Za-z_{][\w{}]*/)*[A-Za-z_{][\w{}]*', re.ASCII)
+TOPIC_NAME = re.compile(r'/?([A-Za-z_{][\w{}]*/)*[A-Za-z_{][\w{}]*', re.ASCII)
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -171,7 +171,7 @@ def params_file(context: LaunchContext) -> str:
     path = Path(context.launch_configurations['params_file']).expanduser()
     if not path.is_file():
         fault = 'is no file' if path.exists() else 'there is no such file'
-        raise FileNotFoundError(f'params_file:={path}: {fault}')
+        raise ValueError(f'params_file:={path}: {fault}')
     return str(path)
 
 

@@ -29,6 +29,7 @@ from mtan_perception.node.camera_sources import (
     Source,
     SourceError,
     SourceOptions,
+    synthetic_threads,
     without_password,
 )
 from mtan_perception.node.image_codec import append_bytes, encode_image
@@ -56,8 +57,8 @@ PARAMETERS = {
         'stream URL, or the path of a video, an image or a folder of images',
         dynamic_typing=True)),  # a camera index arrives as an integer: `-p source:=0`
     'rate': (0.0, _described(
-        "images a second; 0: the source's own (a video's and a webcam's), or 10 of images, and of "
-        'rooms one for each core, at most 5',
+        "images a second; 0: the source's own of a video or a webcam, 10 of images, and of "
+        'rendered rooms one for each core, at most 5',
         within=(0.0, 240.0))),
     'width': (0, _described(
         "image width in pixels; 0: the source's own (synthetic: 384)", within=(0, 8192))),
@@ -69,8 +70,8 @@ PARAMETERS = {
     'seed': (0, _described('synthetic: number of the first room', within=(0, 2**31 - 1))),
     'room_seconds': (20.0, _described(
         'synthetic: how long the camera stays in a room', within=(0.1, 86400.0))),
-    'render_threads': (1, _described(
-        'synthetic: processor threads that render', within=(1, 256))),
+    'render_threads': (0, _described(
+        'synthetic: processor threads that render; 0: half of the cores', within=(0, 256))),
     'hfov': (60.0, _described(
         'horizontal field of view in degrees, for camera_info without a calibration',
         within=(1.0, 170.0))),
@@ -126,7 +127,7 @@ class CameraNode(Node):
         source = open_source(name, options, self._stop, self.get_logger().error)
         if name == 'synthetic':
             import torch  # the one source that computes
-            torch.set_num_threads(self._value('render_threads'))
+            torch.set_num_threads(self._value('render_threads') or synthetic_threads())
         pace = f'{source.rate:g} Hz' if source.rate else "the camera's own rate"
         self.get_logger().info(f"source '{without_password(name)}' at {pace}")
         return source

@@ -119,6 +119,11 @@ def synthetic_rate() -> float:
     return float(min(5, usable_cores()))  # an image takes about half a second of one core
 
 
+def synthetic_threads() -> int:
+    """Return the threads that render rooms: half of the cores, the others are the network's."""
+    return max(1, usable_cores() // 2)
+
+
 def fit(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """
     Scale an image to width x height without stretching it: what is too much is cut off evenly.

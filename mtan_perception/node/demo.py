@@ -24,7 +24,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from mtan_perception.labels import NYUV2_13
 from mtan_perception.model_card import DEFAULT_WEIGHTS, ModelCard, read_card
-from mtan_perception.node.camera_sources import DEFAULT_RATE, synthetic_rate
+from mtan_perception.node.camera_sources import DEFAULT_RATE, synthetic_rate, synthetic_threads
 from mtan_perception.node.child_process import (
     ChildProcess,
     free_domain_id,
@@ -150,14 +150,12 @@ def _start_children(options: argparse.Namespace) -> list[ChildProcess]:
     a frame takes several times as long.
     """
     package = 'mtan_perception.node'
-    cores = usable_cores()
-    render_threads = max(1, cores // 2)
-    network_threads = max(1, cores - render_threads)
+    network_threads = max(1, usable_cores() - synthetic_threads())
     return [
         ChildProcess(
             f'{package}.camera_node', '--ros-args', '-r', '__ns:=/camera',
             '-p', f'source:={_yaml(options.source)}', '-p', f'rate:={options.rate}',
-            '-p', f'seed:={options.seed}', '-p', f'render_threads:={render_threads}'),
+            '-p', f'seed:={options.seed}'),
         ChildProcess(
             f'{package}.mtan_node', '--ros-args', '-r', 'image:=/camera/image_raw',
             '-r', 'camera_info:=/camera/camera_info',

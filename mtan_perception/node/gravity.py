@@ -69,13 +69,13 @@ class Gravity:
             found = self._buffer.lookup_transform(camera_frame, base_frame, when)
         except tf2_ros.TransformException as error:
             return None, error
-        return _plane(found.transform), None
+        return plane_of(found.transform), None
 
     def _listen(self) -> None:
         self._listener = tf2_ros.TransformListener(self._buffer, self._node)
 
 
-def _plane(transform) -> Plane:
+def plane_of(transform) -> Plane:
     """Return the base's plane from a geometry_msgs/Transform of the base in the camera's frame."""
     q, t = transform.rotation, transform.translation
     # The third column of the rotation matrix: where the base's z axis points.

@@ -8,8 +8,7 @@ cameras share the engine; what they have ready at one time goes through it toget
 """
 
 from collections import deque
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, wait
 from functools import partial
 import gc
 import sys
@@ -219,12 +218,10 @@ class MtanNode(LifecycleNode):
         :raises KeyboardInterrupt: at one, whichever: rclpy takes any other exception for one of
             the transition's.
         """
-        while True:
-            try:
-                return future.result(timeout=0.1)
-            except FutureTimeoutError:
-                if programs.must_end():
-                    raise KeyboardInterrupt from None
+        while not wait([future], timeout=0.1).done:
+            if programs.must_end():
+                raise KeyboardInterrupt
+        return future.result()
 
     def _unsubscribe(self) -> None:
         for camera in self._cameras:

@@ -64,17 +64,22 @@ def start(name: str, make: Callable[[], AnyNode], args: list[str] | None,
     if not {'-h', '--help'}.isdisjoint(sys.argv[1:] if args is None else args):
         print(describe(name, parameters))
         sys.exit(0)
-    programs.handle_signals()
     os.environ.update(fastdds_environment())
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-        programs.begin()  # before the node, whose shared memory would be left behind
+        begin(args)
         node = make()
         _warn_about_what_is_ignored(node, remove_ros_args(args)[1:])
         return node
     except Exception as error:
         print(f'{name}: cannot start: {error}', file=sys.stderr)
     _end(1)
+
+
+def begin(args: list[str] | None) -> None:
+    """Begin with ROS, and let a signal ask what runs to end, as ``spin`` does then."""
+    programs.handle_signals()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    programs.begin()  # before there is a node, whose shared memory would be left behind
 
 
 def _warn_about_what_is_ignored(node: Node, arguments: list[str]) -> None:

@@ -84,7 +84,7 @@ class TrainConfig:
     minutes: float = 0.0
     """Length of the training by time, the last validation included; or give epochs or steps."""
     epochs: float = 0.0
-    """By times that every frame of a file data set is drawn."""
+    """Length of the training by how often each frame of a file data set is drawn."""
     steps: int = 0
     stages: str = ''
     """Image sizes and batches in turn, as until:HEIGHTxWIDTH:batch[:reuse]; if empty one stage
@@ -101,7 +101,7 @@ class TrainConfig:
     flip: float = 0.5
     """Probability of mirroring a frame."""
     jitter: float = 0.0
-    """Brightness, contrast and saturation of file data sets change by up to 1 ± this."""
+    """Brightness, contrast and saturation of file data sets are multiplied by 1 ± this at most."""
     workers: int = 0
     """Processes that read files."""
 

@@ -373,7 +373,8 @@ class Trainer:
                 last_save = pace.now
         if self.validated != self.step:  # else a finished run has been resumed
             self._validate(line)
-            self._close_chapter(journal)
+            with _uninterrupted():  # a run that is resumed would not write it any more
+                self._close_chapter(journal)
         if self.rank == 0:
             line.say(f'{self.step} steps in {clock(self.elapsed)}; with validation '
                      f'{clock(time.perf_counter() - started)} in this process; see {self.out}')

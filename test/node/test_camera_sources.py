@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mtan_perception.node import camera_sources
 from mtan_perception.node.camera_sources import (
     camera_frames,
     fit,
@@ -21,7 +22,7 @@ from mtan_perception.node.camera_sources import (
     read_calibration,
     SourceError,
     SourceOptions,
-    synthetic_rate,
+    synthetic_threads,
 )
 from mtan_perception.synthetic import render
 
@@ -68,8 +69,10 @@ def test_folder_is_sorted_and_ends(folder):
     assert source.rate == 10.0 and not source.live
 
 
-def test_rooms_come_at_a_rate_that_leaves_the_network_its_cores():
-    assert opened('synthetic').rate == synthetic_rate() <= 5
+@pytest.mark.parametrize('cores, rate, threads', [(1, 1, 1), (2, 2, 1), (16, 5, 8)])
+def test_rooms_leave_the_network_its_cores(monkeypatch, cores, rate, threads):
+    monkeypatch.setattr(camera_sources, 'usable_cores', lambda: cores)
+    assert (opened('synthetic').rate, synthetic_threads()) == (rate, threads)
     assert opened('synthetic', SourceOptions(rate=12.0)).rate == 12.0
 
 

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='the node needs rclpy')
 
-from mtan_perception.node.gravity import _plane
+from mtan_perception.node.gravity import plane_of
 
 
 def test_the_floor_lies_below_a_camera_that_looks_down():
@@ -21,7 +21,7 @@ def test_the_floor_lies_below_a_camera_that_looks_down():
     up = np.array([0, -np.cos(np.radians(30)), -np.sin(np.radians(30))])
     forward = np.array([0, up[2], -up[1]])
     base = -0.8 * up - 0.3 * forward + (0.1, 0, 0)
-    plane = _plane(SimpleNamespace(
+    plane = plane_of(SimpleNamespace(
         rotation=SimpleNamespace(**dict(zip('xyzw', q, strict=True))),
         translation=SimpleNamespace(**dict(zip('xyz', base, strict=True)))))
     np.testing.assert_allclose(plane.normal, up, atol=1e-12)

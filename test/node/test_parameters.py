@@ -105,7 +105,7 @@ def test_changes_by_when_they_are_allowed(settings):
 
 
 def test_a_value_that_is_there_already_is_no_change(settings):
-    """As where a file of all parameters is loaded."""
+    """As where a file of them is loaded; those of the start rclpy refuses itself."""
     parameters = [Parameter(name, value=list(value) if isinstance(value, tuple) else value)
                   for name in SPECIFICATIONS
                   for value in [getattr(settings, field_name(name))]]

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import cv2
@@ -397,6 +399,35 @@ def test_a_signal_while_the_weights_are_loaded(start_process, number):
     child.send_signal(number)  # as launch does after a Ctrl-C
     assert child.wait(10) == 0
     assert 'Failed' not in child.output and 'Traceback' not in child.output
+
+
+MAKE = """
+import os, signal
+from rclpy.node import Node
+from mtan_perception.node.process import leave, spin, start
+
+class Told(Node):
+    def __init__(self):
+        super().__init__('told')
+        os.kill(os.getpid(), signal.SIGTERM)
+        maps = open('/proc/self/maps').read().split()
+        print(*{word for word in maps if word.startswith('/dev/shm/fast')}, flush=True)
+
+    def close(self):
+        pass
+
+node = start('told', Told, None, {})
+spin(node)
+leave(node)
+"""
+
+
+def test_a_signal_while_a_node_is_made_leaves_no_shared_memory(ros_domain):
+    done = subprocess.run([sys.executable, '-c', MAKE], check=True, timeout=60,
+                          capture_output=True, text=True)
+    assert done.stderr == '' and done.stdout.strip()
+    # A port may be another process's, too.
+    assert not [path for path in done.stdout.split() if Path(path).exists() and 'port' not in path]
 
 
 BAD_IMAGES = {

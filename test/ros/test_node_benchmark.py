@@ -102,6 +102,7 @@ def test_a_process_that_does_not_answer_or_ends_is_named(relay, shot, monkeypatc
     child.send_signal(signal.SIGINT)
     with pytest.raises(NodeBenchmarkError, match='relay ended by itself with exit code 0'):
         client.ask(shot.image, shot.camera_info)
+    assert 'Traceback' not in child.output
 
 
 @pytest.mark.parametrize('parameters, words', [

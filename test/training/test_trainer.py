@@ -21,11 +21,12 @@ from mtan_perception.labels import LabelSet, NYUV2_13
 from mtan_perception.model_card import CheckpointError, read_card
 from mtan_perception.tasks import NYUV2_TASKS
 from mtan_perception.training import trainer as trainer_module
+from mtan_perception.training.batches import pad, thin
 from mtan_perception.training.evaluation import to_image
 from mtan_perception.training.layouts import DEFAULT_KINDS
 from mtan_perception.training.losses import valid_pixels
 from mtan_perception.training.sources import FileSource
-from mtan_perception.training.trainer import pad, thin, Trainer
+from mtan_perception.training.trainer import Trainer
 from mtan_perception.training.validation import score
 
 SCRIPT = Path(__file__).with_name('train_in_memory.py')
@@ -95,6 +96,21 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(whole, tmp_path):
     for ours, theirs in zip(rest.network.state_dict().values(),
                             whole.network.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.usefixtures('interruptible')
+def test_ctrl_c_in_the_last_chapter_waits_for_its_end(tmp_path):
+    """A run that is resumed takes it for written."""
+    class Interrupted(Trainer):
+
+        def _save_weights(self, name):
+            os.kill(os.getpid(), signal.SIGINT)
+            super()._save_weights(name)
+    trainer = Interrupted(make_config(tmp_path, steps=1), make_source())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert (tmp_path / 'best.safetensors').is_file()
+    assert len((tmp_path / 'validation.csv').read_text().splitlines()) == 2
 
 
 def test_a_finished_run_has_nothing_to_add(whole, tmp_path):

@@ -10,7 +10,6 @@ and no work.
 from pathlib import Path
 import sys
 
-import rclpy
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
@@ -18,7 +17,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from mtan_perception.node.image_codec import append_bytes
 from mtan_perception.node.outputs import CAMERA_INFO_TASKS, IMAGE_OUTPUTS
-from mtan_perception.node.process import leave, spin
+from mtan_perception.node.process import begin, leave, spin
 
 RELAY = 'relay'
 """The node's name."""
@@ -95,7 +94,7 @@ def _maker(template):
 
 def main() -> None:
     """Run the relay on the folder that the last argument names, until SIGINT or SIGTERM."""
-    rclpy.init(args=sys.argv)
+    begin(sys.argv)
     relay = Relay(Path(sys.argv[-1]))
     spin(relay)
     leave(relay)
