@@ -91,7 +91,7 @@ def camera(context: LaunchContext) -> list[Node]:
     arguments, parameters = context.launch_configurations, camera_parameters(context)
     return [Node(
         package='mtan_perception', executable='camera_node', name='camera',
-        namespace=f"{arguments['namespace'].strip('/')}/camera".strip('/'),
+        namespace=mtan.joined(arguments['namespace'], 'camera').strip('/'),
         parameters=[parameters] if parameters else None,
         ros_arguments=['--log-level', arguments['log_level']],
         output='screen', emulate_tty=True, on_exit=end)]

@@ -30,6 +30,8 @@ NO_KEY = {'torch', 'torchvision', 'safetensors', 'rosbags'}
 # Needed by one command or backend alone, which asks for it with its pip line.
 OPTIONAL = {'h5py', 'onnx', 'onnxruntime', 'openvino', 'scipy', 'triton'}
 
+needs_ros = pytest.mark.skipif(find_spec('rclpy') is None, reason='rclpy is not installed')
+
 
 @pytest.fixture(scope='module')
 def manifest():
@@ -152,10 +154,9 @@ def test_colcon_runs_the_tests_with_pytest(installed, workspace):
     assert 'test/test_geometry.py::' in output
 
 
+@needs_ros
 @pytest.mark.parametrize('executable', ['mtan_node', 'camera_node'])
 def test_a_signal_while_a_node_is_being_imported_ends_it_quietly(executable):
-    if find_spec('rclpy') is None:
-        pytest.skip('rclpy is not installed')
     code = f"""if True:
         import signal, sys
         class Interrupt:
@@ -169,10 +170,9 @@ def test_a_signal_while_a_node_is_being_imported_ends_it_quietly(executable):
     assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
 
 
+@needs_ros
 @pytest.mark.parametrize('executable', ['mtan_node', 'camera_node'])
 def test_installed_node_runs(installed, executable):
-    if find_spec('rclpy') is None:
-        pytest.skip('rclpy is not installed')
     parameter = {'mtan_node': 'precision', 'camera_node': 'source'}[executable]
     setup = installed.parent / 'local_setup.bash'
     result = _run(['bash', '-c', f'. {setup} && exec {installed}/lib/{NAME}/{executable} '

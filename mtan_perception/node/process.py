@@ -77,7 +77,7 @@ def start(name: str, make: Callable[[], AnyNode], args: list[str] | None,
 
 def begin(args: list[str] | None) -> None:
     """Begin with ROS, and let a signal ask what runs to end, as ``spin`` does then."""
-    programs.handle_signals()
+    programs.end_at_once()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     programs.begin()  # before there is a node, whose shared memory would be left behind
 

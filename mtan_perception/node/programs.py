@@ -8,12 +8,11 @@ be lost in some imports, end others in a long traceback, and abort the process i
 it asks the node to end: rclpy's own handlers would take ROS from under what still runs.
 """
 
+from collections.abc import Callable
 import importlib
 import os
 import signal
 
-_has_begun = False
-"""Whether there is, or will be, a node that ends by itself."""
 _must_end = False
 
 
@@ -27,16 +26,14 @@ def camera_node() -> int:
     return _run('camera_node')
 
 
-def handle_signals() -> None:
-    """Take SIGINT and SIGTERM, also where SIGINT is ignored, as in the background of a script."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _on_signal)
+def end_at_once() -> None:
+    """Let a signal end the process at once."""
+    _handle(lambda number, frame: os._exit(0))
 
 
 def begin() -> None:
-    """Let a signal ask the node to end from here on, in place of ending the process at once."""
-    global _has_begun
-    _has_begun = True
+    """Let a signal ask the node to end, in place of ending the process at once."""
+    _handle(_ask)
 
 
 def must_end() -> bool:
@@ -45,12 +42,16 @@ def must_end() -> bool:
 
 
 def _run(name: str) -> int:
-    handle_signals()
+    end_at_once()
     return importlib.import_module(f'mtan_perception.node.{name}').main()
 
 
-def _on_signal(number: int, frame) -> None:
+def _handle(handler: Callable) -> None:
+    """Take SIGINT and SIGTERM, also where SIGINT is ignored, as in the background of a script."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+def _ask(number: int, frame) -> None:
     global _must_end
-    if not _has_begun:
-        os._exit(0)
     _must_end = True  # and so it does at another, such as launch sends after a Ctrl-C

@@ -29,11 +29,11 @@ def test_keys_of_a_training_stand_before_and_after_its_options(tmp_path, capsys)
     assert "unknown key 'pose'" in capsys.readouterr().err
 
 
-NEEDS_ROS = pytest.mark.skipif(find_spec('rclpy') is None, reason='rclpy is not installed')
+needs_ros = pytest.mark.skipif(find_spec('rclpy') is None, reason='rclpy is not installed')
 
 
 @pytest.mark.parametrize('missing, package, arguments', [
-    pytest.param('cv2', 'opencv-python', ['evaluate', '--live'], marks=NEEDS_ROS, id='live'),
+    pytest.param('cv2', 'opencv-python', ['evaluate', '--live'], marks=needs_ros, id='live'),
     ('cv2', 'opencv-python', ['predict', 'a.png', '--out', 'out']),
     ('cv2', 'opencv-python', ['evaluate', '--data', 'synthetic', '--pictures', 'out',
                               '--weights', 'absent']),  # said before they are looked at
